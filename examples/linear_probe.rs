@@ -15,6 +15,7 @@ use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, go_on};
 use support::output::{say, warn};
 use support::protocol::{Classifier, Protocol, ProtocolOption};
+use tubelet::eval::penalty::{Tried, best, try_penalties};
 use tubelet::eval::scores::Scores;
 use tubelet::eval::sgd::{Layer, Sgd, sgd_while};
 use tubelet::eval::views::Views;
@@ -36,9 +37,10 @@ struct Args {
     /// Classifier [default: the preset's; small: logistic]
     #[arg(long, value_enum)]
     classifier: Option<Classifier>,
-    /// Weight of the logistic regression's penalty, as in the pre-training examples [default: 0.03]
-    #[arg(long, value_parser = within::<f64>(limits::L2))]
-    l2: Option<f64>,
+    /// Weight of the logistic regression's penalty, as in the pre-training examples. Of several, separated by commas, one is
+    /// chosen on training videos: each source (--groups) is left out in turn [default: 0.03]
+    #[arg(long, value_delimiter = ',', value_parser = within::<f64>(limits::L2))]
+    l2: Vec<f64>,
     /// Penalty of the support vector machine's errors [default: 1]
     #[arg(long, value_parser = within::<f64>(limits::C))]
     c: Option<f64>,
@@ -68,7 +70,7 @@ impl Args {
         p.epochs = self.epochs.unwrap_or(p.epochs);
         p.batch = self.batch.unwrap_or(p.batch);
         for (option, given, of) in [
-            ("--l2", self.l2.is_some(), Classifier::Logistic),
+            ("--l2", !self.l2.is_empty(), Classifier::Logistic),
             ("--c", self.c.is_some(), Classifier::Svm),
             ("--lr", self.lr.is_some(), Classifier::Sgd),
             ("--epochs", self.epochs.is_some(), Classifier::Sgd),
@@ -80,8 +82,8 @@ impl Args {
         Ok(p)
     }
 
-    fn l2(&self) -> f64 {
-        self.l2.unwrap_or(0.03)
+    fn l2(&self) -> &[f64] {
+        if self.l2.is_empty() { &[0.03] } else { &self.l2 }
     }
 
     fn c(&self) -> f64 {
@@ -91,7 +93,10 @@ impl Args {
     /// The settings of the classifier.
     fn settings(&self, p: &Protocol) -> Map<String, Value> {
         let more = match p.classifier {
-            Classifier::Logistic => json!({"--l2": self.l2()}),
+            Classifier::Logistic => match self.l2() {
+                [one] => json!({"--l2": one}),
+                several => json!({"--l2": several}),
+            },
             Classifier::Svm => json!({"--c": self.c()}),
             Classifier::Sgd => json!({"--lr": p.lr, "--epochs": p.epochs, "--batch": p.batch}),
         };
@@ -109,6 +114,8 @@ fn run(args: &Args) -> Result<()> {
     let splits = options.videos.labelled(options.seed)?;
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = args.groups.of(&splits.test)?;
+    let several = protocol.classifier == Classifier::Logistic && args.l2().len() > 1;
+    let sources = several.then(|| args.groups.of_training(&splits.train)).transpose()?;
     let task = Task {
         program: "linear_probe",
         data: vec![splits.train.clone(), splits.test.clone()],
@@ -118,19 +125,29 @@ fn run(args: &Args) -> Result<()> {
     };
     let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
     let [train, test] = [0, 1].map(|i| run.parts[i].loader.videos.clone());
-    classes_can_be_tested(&splits, train.into_iter(), test.iter().copied())?;
-    let Some((classes, scores)) = classify(args, &protocol, &mut run)? else { return Ok(()) };
+    classes_can_be_tested(&splits, train.iter().copied(), test.iter().copied())?;
+    let sources: Option<Vec<usize>> = sources.map(|all| train.iter().map(|&i| all[i]).collect());
+    let classified = classify(args, &protocol, &mut run, sources.as_deref())?;
+    let Some(Classified { classes, scores, l2 }) = classified else { return Ok(()) };
     let groups = groups.map(|all| all.keep(&test));
     let mut summary = run.summary();
-    summary.set("classifier", protocol.classifier.name()).set("ranks", run.ranks.world.size);
+    summary.set("classifier", protocol.classifier.name()).set("l2", l2).set("ranks", run.ranks.world.size);
     classified::write(&run, summary, &classes, &scores, groups.as_ref())
 }
 
-/// What the first rank has of the classifier: the labels of its classes, and figures in which classes are places among these.
-type Classified = Option<(Vec<usize>, Scores)>;
+/// A trained classifier.
+struct Classified {
+    /// The labels of its classes.
+    classes: Vec<usize>,
+    /// Figures, in which classes are places among these.
+    scores: Scores,
+    /// The penalty of a logistic regression.
+    l2: Option<f64>,
+}
 
-/// Trains the classifier and scores it. All ranks compute features; the first alone trains.
-fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<Classified> {
+/// Trains the classifier and scores it. All ranks compute features; the first alone trains, and has a result. `sources` are those
+/// of the training videos, where the penalty is to be chosen.
+fn classify(args: &Args, p: &Protocol, run: &mut Evaluation, sources: Option<&[usize]>) -> Result<Option<Classified>> {
     let how = Sgd { lr: p.lr, epochs: p.epochs, batch: p.batch, seed: args.options.seed };
     let unfinished = |done: bool| {
         if !done {
@@ -145,31 +162,48 @@ fn classify(args: &Args, p: &Protocol, run: &mut Evaluation) -> Result<Classifie
     if !run.ranks.is_first() {
         return Ok(None);
     }
-    let classified = match p.classifier {
+    let (classes, scores, l2) = match p.classifier {
         Classifier::Logistic => {
-            let result = probe_while(&train, &test, args.l2(), &go_on)?;
+            let l2 = match sources {
+                None => args.l2()[0],
+                Some(sources) => chosen(&train, sources, args.l2(), &go_on)?,
+            };
+            let result = probe_while(&train, &test, l2, &go_on)?;
             unfinished(result.converged);
-            (result.classes, result.scores)
+            (result.classes, result.scores, Some(l2))
         }
         Classifier::Svm => {
             let result = svm_while(&train, &test, args.c(), &go_on)?;
             unfinished(result.converged);
-            (result.classes, result.scores)
+            (result.classes, result.scores, None)
         }
         Classifier::Sgd => {
             let layer = descend(&train, 1, &how, &go_on)?;
             let rows = test.values().chunks_exact(test.d());
             let scores: Vec<f64> = rows.flat_map(|row| layer.scores(row)).collect();
             let figures = figures(&layer, &scores, test.labels())?;
-            (layer.classes, figures)
+            (layer.classes, figures, None)
         }
     };
-    Ok(Some(classified))
+    Ok(Some(Classified { classes, scores, l2 }))
+}
+
+/// The penalty of several that reaches most on sources that are left out.
+fn chosen(train: &Features, sources: &[usize], penalties: &[f64], go_on: GoOn) -> Result<f64> {
+    let tried = try_penalties(train, sources, penalties, go_on).context("--l2 and --groups")?;
+    let of = |t: &Tried| format!("{} {:.3}", t.l2, t.mean_class);
+    let best = best(&tried).context("--l2: no penalty was tried")?;
+    say(format_args!(
+        "mean accuracy of classes on sources that are left out, by --l2: {}; {} is taken",
+        tried.iter().map(of).collect::<Vec<_>>().join(", "),
+        best.l2
+    ));
+    Ok(best.l2)
 }
 
 /// Gradient descent on the features of the clips' middle squares; a test video's score is the mean of the probabilities
 /// of all its views (`docs/papers/maclr.md` section 6).
-fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<Classified> {
+fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<Option<Classified>> {
     let middle = Views { crops: 1, ..run.views };
     let labels: Vec<usize> = run.parts[0].labels().into_iter().flat_map(|l| vec![l; middle.count()]).collect();
     let mut rows = Vec::with_capacity(labels.len() * run.dim());
@@ -190,7 +224,7 @@ fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<Classified> 
     })?;
     let Some(layer) = layer else { return Ok(None) };
     let figures = figures(&layer, &scores, &labels)?;
-    Ok(Some((layer.classes, figures)))
+    Ok(Some(Classified { classes: layer.classes, scores: figures, l2: None }))
 }
 
 fn descend(train: &Features, rows: usize, how: &Sgd, go_on: GoOn) -> Result<Layer> {

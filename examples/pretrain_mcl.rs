@@ -116,7 +116,7 @@ fn run(args: &Args) -> Result<()> {
         alignment: Some(&recipe.method.alignment),
         init_head: Some(args.init_head),
         networks: &[("RGB", &recipe.net)],
-        motion: [focus.needs_flow(); 2],
+        motion: [focus.needs_flow() || recipe.training.views.background_swap > 0.0; 2],
         motion_clips: false,
     };
     let Some(run) = Run::open(&args.options, on, &job)? else { return Ok(()) };

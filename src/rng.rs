@@ -37,6 +37,10 @@ pub enum Purpose {
     Dropout = 13,
     /// Which training videos keep their labels.
     Labels = 14,
+    /// Procedural videos of the benchmark of motion similarity.
+    Similarity = 15,
+    /// Which clips get another video's background, and whose.
+    Background = 16,
     /// Tests and benches.
     Test = 9,
 }

@@ -35,13 +35,28 @@ const FEWEST: usize = 3;
 const ROUGH: usize = 10;
 
 impl Groups {
+    /// The source of each video of `data`, as far as it is known.
+    fn known(&self, data: &Dataset) -> Result<Vec<Option<String>>> {
+        match &self.groups {
+            Some(file) => in_file(data, file).with_context(|| format!("--groups {}", file.display())),
+            None => Ok(data.recordings()),
+        }
+    }
+
+    /// A number for the source of each training video, of which there are at least two.
+    pub fn of_training(&self, data: &Dataset) -> Result<Vec<usize>> {
+        let known = self.known(data)?.into_iter().collect::<Option<Vec<String>>>();
+        let what = "its sources are left out in turn, and those of some training videos are not known";
+        let known = known.with_context(|| format!("--l2 {what}: give --groups with lines of these, too"))?;
+        let names: BTreeSet<&String> = known.iter().collect();
+        ensure!(names.len() > 1, "--l2: the training videos are of one source, and each is left out in turn");
+        Ok(known.iter().map(|source| names.iter().position(|name| *name == source).unwrap_or(0)).collect())
+    }
+
     /// The source of each video of `data`, if any is known: those of the file, or the recordings by names. A video of
     /// which none is known is its own. Prints how many there are.
     pub fn of(&self, data: &Dataset) -> Result<Option<Sources>> {
-        let known = match &self.groups {
-            Some(file) => in_file(data, file).with_context(|| format!("--groups {}", file.display()))?,
-            None => data.recordings(),
-        };
+        let known = self.known(data)?;
         if known.iter().all(Option::is_none) {
             return Ok(None);
         }
@@ -89,7 +104,7 @@ fn in_file(data: &Dataset, file: &Path) -> Result<Vec<Option<String>>> {
     let of = |name: &str| sources.get(name).map(|(_, source)| source.clone());
     let all: Vec<Option<String>> = data.items.iter().map(|item| of(&item.name)).collect();
     if let Some(i) = all.iter().position(Option::is_none) {
-        bail!("it has no line of the test video {}", data.items[i].name);
+        bail!("it has no line of the {} video {}", data.split.name(), data.items[i].name);
     }
     Ok(all)
 }

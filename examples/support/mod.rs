@@ -29,6 +29,7 @@ pub mod running;
 pub mod saliency;
 pub mod settings;
 pub mod sheet;
+pub mod similarity;
 pub mod stop;
 pub mod summary;
 pub mod table;

@@ -116,6 +116,9 @@ pub struct Options {
     /// Side of the clips, pixels
     #[arg(long, value_parser = within::<usize>(limits::SIDE))]
     side: Option<usize>,
+    /// Probability that a clip keeps the half of its pixels that moves most, over another video's background [default: 0]
+    #[arg(long, value_name = "P", value_parser = within::<f32>(limits::BACKGROUND_SWAP))]
+    background_swap: Option<f32>,
     /// Leave out training videos with fewer frames; 0 for none. It does not apply to procedural clips
     #[arg(long, value_name = "N", value_parser = within::<usize>(limits::MIN_FRAMES))]
     min_frames: Option<usize>,
@@ -180,6 +183,7 @@ impl Options {
         set(&mut t.views.frames, self.frames);
         set(&mut t.views.stride, self.stride);
         set(&mut t.views.side, self.side);
+        set(&mut t.views.background_swap, self.background_swap);
         set(&mut t.min_frames, self.min_frames);
         t.views.flow_source = self.flow_dir.clone().map_or(FlowSource::TvL1, FlowSource::Folder);
         if self.refuse_short {

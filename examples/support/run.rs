@@ -198,10 +198,14 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         spec.cache_side
     );
     let clips = format!(
-        "{} of {} training videos in their first epoch. RGB and motion input are {}{}.",
+        "{} of {} training videos in their first epoch. RGB and motion input are {}{}{}.",
         samples.len(),
         loader.videos.len(),
         sheet::augmented(&spec.augment),
+        match spec.background_swap {
+            0.0 => String::new(),
+            p => format!("; RGB clips are over another video's background with probability {p}"),
+        },
         if flows.is_empty() { "" } else { "; flow is of the whole frames" }
     );
     let wheel = !flows.is_empty();

@@ -26,6 +26,7 @@ pub const OPTIONS: [(&str, &str); 38] = [
     ("training.views.frames", "--frames"),
     ("training.views.stride", "--stride"),
     ("training.views.side", "--side"),
+    ("training.views.background_swap", "--background-swap"),
     ("training.views.motion", "--motion"),
     ("training.views.motion_clamp", "--motion-clamp"),
     ("training.views.motion_frames", "--motion-frames"),

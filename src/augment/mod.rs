@@ -14,6 +14,7 @@
 //! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
 //! The probabilities of jitter, greyscale and blur are not published for pre-training, so those of MoCo v2 are used.
 
+pub mod background;
 mod clips;
 mod color;
 mod cuda;

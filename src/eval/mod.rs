@@ -18,6 +18,7 @@ mod head;
 pub mod knn;
 mod lbfgs;
 pub mod npy;
+pub mod penalty;
 pub mod probe;
 pub mod retrieval;
 pub mod saliency;

@@ -58,7 +58,11 @@ impl Loader {
     pub fn quad_of(&self, epoch: u64, video: usize, clips: Clips) -> Result<Quad> {
         let view = self.cache.get(self.videos[video])?;
         let chosen = self.choose(&view, epoch, video)?;
-        let part = |i: usize| wanted(clips, i, || self.rgb(&view, chosen.starts[i], &chosen.draws[i]));
+        let part = |i: usize| {
+            wanted(clips, i, || {
+                self.rgb_over([epoch, video as u64, i as u64], &view, chosen.starts[i], &chosen.draws[i])
+            })
+        };
         let [start, ..] = chosen.starts;
         let target = || self.targets(epoch, video, &view, [start], &[chosen.draws[0].clone()]);
         let target = clips.has(Quad::TARGET).then(target).transpose()?.flatten();
@@ -182,7 +186,12 @@ impl Loader {
     }
 
     /// The flow of a clip, `n s s 2`: `planes` are `u` and `v` of its frames by turns, each of `size`.
-    fn cropped_flow<T: Copy + Into<f32>>(&self, planes: &[&[T]], size: [usize; 2], draw: &Draw) -> Result<Vec<f32>> {
+    pub(super) fn cropped_flow<T: Copy + Into<f32>>(
+        &self,
+        planes: &[&[T]],
+        size: [usize; 2],
+        draw: &Draw,
+    ) -> Result<Vec<f32>> {
         let side = self.spec.side;
         let mut flow = vec![0.0; planes.len() * side * side];
         apply_motion(planes, 2, MotionKind::Flow, size, draw, side, &mut flow)?;

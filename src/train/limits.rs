@@ -75,10 +75,14 @@ pub const STRIDE: Limit = whole("--stride", "frames", 1, 1000);
 pub const MIN_FRAMES: Limit = whole("--min-frames", "frames", 0, 1_000_000_000);
 /// Side of the clips.
 pub const SIDE: Limit = whole("--side", "pixels", 8, 2048);
+/// Probability of another video's background.
+pub const BACKGROUND_SWAP: Limit = real("--background-swap", "", 0.0, 1.0);
 /// Clips per video for the probe.
 pub const PROBE_CLIPS: Limit = whole("--probe-clips", "clips", 1, 256);
 /// Clips per video of an evaluation.
 pub const CLIPS: Limit = whole("--clips", "clips", 1, 256);
+/// Queries of the benchmark of motion similarity.
+pub const QUERIES: Limit = whole("--queries", "queries", 1, 10_000);
 /// Videos that pass through a network at once when it is trained with labels.
 pub const MICRO_BATCH: Limit = whole("--micro-batch", "videos", 1, 65_536);
 /// Share of the features that are dropped.
@@ -124,7 +128,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 38] = [
+pub const ALL: [Limit; 40] = [
     SEED,
     SPLIT,
     THREADS,
@@ -142,8 +146,10 @@ pub const ALL: [Limit; 38] = [
     STRIDE,
     MIN_FRAMES,
     SIDE,
+    BACKGROUND_SWAP,
     PROBE_CLIPS,
     CLIPS,
+    QUERIES,
     MICRO_BATCH,
     DROPOUT,
     CLIP_NORM,

@@ -1,5 +1,6 @@
 //! Running a method: the loop, its schedule, its files.
 
+mod background;
 mod batch;
 pub mod checkpoint;
 pub mod finetune;

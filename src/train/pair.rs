@@ -36,7 +36,9 @@ impl Loader {
         let (h, w) = view.size();
         let mut draws = [(); 2].map(|()| Draw::sample(&mut rng, &self.spec.augment, h, w));
         self.crop(maps.as_ref(), epoch, video, &view, starts, &mut draws)?;
-        let rgb = [0, 1].map(|i| wanted(clips, ClipPair::RGB[i], || self.rgb(&view, starts[i], &draws[i])));
+        let at = |i: usize| [epoch, video as u64, i as u64];
+        let rgb_of = |i: usize| self.rgb_over(at(i), &view, starts[i], &draws[i]);
+        let rgb = [0, 1].map(|i| wanted(clips, ClipPair::RGB[i], || rgb_of(i)));
         let other = usize::from(!self.spec.tied_crops);
         let motion_of = |i: usize| self.motion(&view, starts[i], &draws[i ^ other]);
         let motion = |i: usize| wanted(clips, ClipPair::MOTION[i], || motion_of(i));

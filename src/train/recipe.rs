@@ -225,6 +225,7 @@ pub(super) fn check_views(views: &ViewSpec) -> Result<()> {
     limits::FRAMES.check(views.frames)?;
     limits::STRIDE.check(views.stride)?;
     limits::SIDE.check(views.side)?;
+    limits::BACKGROUND_SWAP.check(views.background_swap)?;
     limits::MOTION_FRAMES.check(views.motion_frames)?;
     limits::MOTION_CLAMP.check(views.motion_clamp)?;
     let bad = |name, value: String, rule: &str| Err(Error::param("settings", name, value, rule));

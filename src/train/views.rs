@@ -31,6 +31,10 @@ pub struct ViewSpec {
     pub side: usize,
     /// Crop, flip and colour.
     pub augment: AugmentSpec,
+    /// Probability that an RGB clip of a sample keeps the half of its pixels that moves most, over the background of another
+    /// training video. It needs flow.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub background_swap: f32,
     /// Whether a motion clip shares crop and flip with the RGB clip of the same time (`docs/papers/maclr.md` section
     /// 3.2), or uses those of the video's other clip. With different crops, videos can be told apart by little else
     /// than what moves in them.
@@ -82,6 +86,7 @@ impl ViewSpec {
                 grey: 0.4,
                 ..AugmentSpec::default()
             },
+            background_swap: 0.0,
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 1.0,
@@ -108,6 +113,7 @@ impl ViewSpec {
             segments: false,
             side: 224,
             augment: AugmentSpec::default(),
+            background_swap: 0.0,
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 10.0,
@@ -124,7 +130,7 @@ impl ViewSpec {
     /// What the cache must contain for these views; without `motion`, only what [`ViewSpec::focus`] needs.
     #[must_use]
     pub fn cache(&self, motion: bool) -> CacheSpec {
-        let flow = motion && self.motion.needs_flow() || self.focus.needs_flow();
+        let flow = motion && self.motion.needs_flow() || self.focus.needs_flow() || self.background_swap > 0.0;
         CacheSpec {
             decode: Decode { short_side: Some(self.cache_side), ..Decode::default() },
             motion: flow.then(|| MotionSpec {
@@ -192,6 +198,11 @@ impl ViewSpec {
     pub fn maps(&self) -> MapSpec {
         self.focus.maps((self.frames * self.stride) as f64, self.fps)
     }
+}
+
+/// Whether a setting has the value that runs had before there was such a setting.
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
 }
 
 /// MCL's options for the choice of clips. By default all are off.

@@ -48,7 +48,7 @@ pub use ffmpeg::Ffmpeg;
 pub use pack::Pack;
 pub use permutation::Permutation;
 pub use prefetch::Prefetch;
-pub use procedural::ProceduralSpec;
+pub use procedural::{ProceduralSpec, SimilaritySpec};
 pub use sample::{ClipSpec, Gap, Short};
 pub use triple::{Favour, Triple};
 

@@ -1,5 +1,6 @@
 //! Methods, samples, the loop, checkpoints, evaluation.
 
+pub mod background;
 pub mod checkpoint;
 pub mod checkpoint_damage;
 pub mod eval;

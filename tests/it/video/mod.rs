@@ -15,5 +15,6 @@ pub mod pack;
 pub mod pack_files;
 pub mod permutation;
 pub mod public_sets;
+pub mod similarity;
 pub mod time_stamps;
 pub mod unlabelled;

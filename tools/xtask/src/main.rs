@@ -6,7 +6,9 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
-use xtask::{ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, ranks, sanitize, tidy, transfer, versus};
+use xtask::{
+    ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, protocol, ranks, sanitize, tidy, transfer, versus,
+};
 
 const USAGE: &str = "usage: cargo xtask <command>
   tidy              checks names, layers, circles, cases and sizes
@@ -27,6 +29,13 @@ const USAGE: &str = "usage: cargo xtask <command>
                     labels, a third and a tenth, beside a random network: prints a table, and draws a figure.
                     --data PATH (procedural clips), --groups FILE, --epochs N (30), --tune-epochs N (15), --seeds N (3),
                     --programs DIR (examples that are built), --json FILE, --svg FILE
+  protocol DATA OUT [OPTION..]
+                    what methods are worth on a set with actors, by docs/protocol.md: each training actor is left out in turn, then
+                    the test actors are scored, once per recipe; writes protocol.json and protocol.svg into OUT; what is done
+                    there is not done again: --folds N (all actors; 0: none), --seeds N (5), --methods A,B.. (maclr,mcl,rgb,
+                    random,supervised), --with METHOD=OPTIONS (repeatable: more options of its training), --folds-only (the test
+                    set is left alone), --again (score a recipe on the test set once more), --programs DIR (examples that are
+                    built), --record FILE (benches/record/protocol-scorings.json)
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
@@ -114,6 +123,10 @@ fn main() -> ExitCode {
         },
         Some(("transfer", args)) => match transfer::Options::parse(args) {
             Ok(options) => transfer::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("protocol", args)) => match protocol::Options::parse(args) {
+            Ok(options) => protocol::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("fuzz", options)) => match fuzz::Options::parse(options) {

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "tidy",
     "ptx",
     "cubins",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 11] = [
     "scaling",
     "bundle",
     "rehearse",
+    "protocol",
 ];
 
 fn xtask(args: &[&str]) -> Output {
@@ -53,13 +54,15 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["versus-maclr", "nope", "b"],
         vec!["ablation", "a", "nope"],
         vec!["pack-trial", "a", "--nope", "1"],
+        vec!["protocol", "a", "b", "--nope", "1"],
+        vec!["protocol", "nope", "b"],
     ];
     for args in unknown.into_iter().chain(more) {
         let out = xtask(&args);
         let errors = String::from_utf8_lossy(&out.stderr).into_owned();
         let sentence = errors.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
         assert!(!out.status.success(), "{args:?}");
-        assert!(sentence.contains("nope") || sentence.contains("needs DATA and DIR"), "{args:?}: {errors}");
+        assert!(sentence.contains("nope") || sentence.contains("needs DATA and "), "{args:?}: {errors}");
     }
     assert!(!xtask(&[]).status.success());
 }

@@ -1,0 +1,149 @@
+//! The table and the figure of `protocol.json`.
+
+use serde_json::Value;
+use std::fmt::Write;
+
+const COLOURS: [(&str, &str); 5] =
+    [("maclr", "#1f77b4"), ("mcl", "#e67e22"), ("rgb", "#b03a8c"), ("random", "#555555"), ("supervised", "#2a9d5b")];
+
+fn pair(value: &Value) -> Option<[f64; 2]> {
+    Some([value[0].as_f64()?, value[1].as_f64()?])
+}
+
+/// A figure with its interval, as text.
+fn shown(figure: &Value, interval: &Value) -> String {
+    match (figure.as_f64(), pair(interval)) {
+        (Some(f), Some([low, high])) => format!("{f:.3} ({low:.3} to {high:.3})"),
+        (Some(f), None) => format!("{f:.3}"),
+        _ => String::new(),
+    }
+}
+
+/// The methods with their figures as Markdown.
+pub fn table(all: &Value) -> String {
+    let mut text = String::from(
+        "| | folds: balanced | folds: top-1 | test: balanced, over actors and tracks | test: balanced, over seeds | test: top-1, over \
+         actors and tracks | above RGB only (balanced) |\n|---|---|---|---|---|---|---|\n",
+    );
+    for (name, of) in all["methods"].as_object().into_iter().flatten() {
+        let (folds, test) = (&of["folds"], &of["test"]);
+        let _ = writeln!(
+            text,
+            "| {name} | {} | {} | {} | {} | {} | {} |",
+            shown(&folds["mean_class"], &folds["mean_class_over_actors"]),
+            shown(&folds["top1"], &folds["top1_over_actors"]),
+            shown(&test["mean_class"], &test["mean_class_over_actors"]),
+            shown(&test["mean_class"], &test["mean_class_over_seeds"]),
+            shown(&test["top1"], &test["top1_over_actors"]),
+            if name == "rgb" {
+                String::new()
+            } else {
+                shown(&test["mean_class_above_rgb"], &test["mean_class_above_rgb_over_actors"])
+            },
+        );
+    }
+    text
+}
+
+/// Balanced accuracy of each method: on the test actors with both intervals and the seeds, and on the folds.
+pub fn draw(all: &Value) -> String {
+    let methods: Vec<(&String, &Value)> = all["methods"].as_object().into_iter().flatten().collect();
+    let (w, left, right, top, step) = (760.0, 110.0, 20.0, 64.0, 56.0);
+    let h = top + step * methods.len() as f64 + 46.0;
+    let x = |v: f64| left + v.clamp(0.0, 1.0) * (w - left - right);
+    let mut s = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"{w}\" height=\"{h}\" fill=\"white\"/>\n"
+    );
+    for tenth in 0..=10 {
+        let (at, value) = (x(f64::from(tenth) / 10.0), f64::from(tenth) / 10.0);
+        let _ = writeln!(
+            s,
+            "<path d=\"M{at:.1} {top}V{:.1}\" stroke=\"#e0e3e7\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value:.1}</text>",
+            h - 46.0,
+            h - 28.0
+        );
+    }
+    let _ = writeln!(
+        s,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">balanced accuracy on actors that were not trained on</text>",
+        (left + w - right) / 2.0,
+        h - 8.0
+    );
+    // The key.
+    let grey = "#444";
+    let _ = writeln!(
+        s,
+        "<circle cx=\"16\" cy=\"20\" r=\"5\" fill=\"{grey}\"/><text x=\"28\" y=\"24\">test actors, mean of the seeds</text>\
+         <path d=\"M250 20H286\" stroke=\"{grey}\" stroke-width=\"2\"/><text x=\"294\" y=\"24\">95 % over actors and tracks</text>\
+         <path d=\"M500 20H536\" stroke=\"{grey}\" stroke-width=\"7\" opacity=\"0.35\"/><text x=\"544\" y=\"24\">95 % over seeds</text>\
+         <path d=\"M11 44L16 39L21 44L16 49Z\" fill=\"none\" stroke=\"{grey}\" stroke-width=\"1.5\"/>\
+         <text x=\"28\" y=\"48\">training actors, each left out in turn, with 95 % over actors and tracks</text>"
+    );
+    for (i, (name, of)) in methods.into_iter().enumerate() {
+        let y = top + step * (i as f64 + 0.5);
+        let colour = COLOURS.iter().find(|(known, _)| known == name).map_or("black", |(_, colour)| colour);
+        let _ = writeln!(
+            s,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>",
+            left - 12.0,
+            y + 4.0
+        );
+        let mut line = |interval: &Value, y: f64, wide: f64, opacity: f64| {
+            if let Some([low, high]) = pair(interval) {
+                let (low, high) = (x(low), x(high));
+                let _ = writeln!(
+                    s,
+                    "<path d=\"M{low:.1} {y:.1}H{high:.1}\" stroke=\"{colour}\" stroke-width=\"{wide}\" opacity=\"{opacity}\"/>"
+                );
+            }
+        };
+        let (test, folds) = (&of["test"], &of["folds"]);
+        line(&test["mean_class_over_seeds"], y - 9.0, 7.0, 0.35);
+        line(&test["mean_class_over_actors"], y - 9.0, 2.0, 1.0);
+        line(&folds["mean_class_over_actors"], y + 11.0, 1.0, 1.0);
+        for value in test["mean_class_seeds"].as_array().into_iter().flatten().filter_map(Value::as_f64) {
+            let (at, from, to) = (x(value), y - 16.0, y - 2.0);
+            let _ = writeln!(s, "<path d=\"M{at:.1} {from:.1}V{to:.1}\" stroke=\"{colour}\"/>");
+        }
+        if let Some(mean) = test["mean_class"].as_f64() {
+            let _ = writeln!(s, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{colour}\"/>", x(mean), y - 9.0);
+        }
+        if let Some(mean) = folds["mean_class"].as_f64() {
+            let (at, y) = (x(mean), y + 11.0);
+            let _ = writeln!(
+                s,
+                "<path d=\"M{:.1} {y:.1}L{at:.1} {:.1}L{:.1} {y:.1}L{at:.1} {:.1}Z\" fill=\"white\" stroke=\"{colour}\" stroke-width=\"1.5\"/>",
+                at - 5.0,
+                y - 5.0,
+                at + 5.0,
+                y + 5.0
+            );
+        }
+    }
+    s + "</svg>\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_and_the_figure_show_what_there_is() {
+        let part = json!({"top1": 0.5, "mean_class": 0.45, "top1_over_actors": [0.3, 0.7], "mean_class_over_actors": [0.25, 0.65],
+            "mean_class_over_seeds": [0.4, 0.5], "mean_class_seeds": [0.43, 0.47], "mean_class_above_rgb": 0.3,
+            "mean_class_above_rgb_over_actors": [0.1, 0.4]});
+        let all = json!({"methods": {"maclr": {"folds": part, "test": part}, "random": {"folds": part}}});
+        let text = table(&all);
+        assert!(text.contains("| maclr | 0.450 (0.250 to 0.650) | 0.500 (0.300 to 0.700) | 0.450 (0.250 to 0.650) | 0.450 (0.400 to 0.500) |"), "{text}");
+        assert!(
+            text.contains("| 0.300 (0.100 to 0.400) |")
+                && text.contains("| random | 0.450 (0.250 to 0.650) | 0.500 (0.300 to 0.700) |  |"),
+            "{text}"
+        );
+        let svg = draw(&all);
+        assert!(svg.matches("<circle").count() == 2 && svg.contains(">random</text>") && !svg.contains("NaN"), "{svg}");
+        assert!(svg.matches("fill=\"white\" stroke").count() == 2, "both have folds");
+    }
+}

@@ -1,0 +1,164 @@
+//! `cargo xtask protocol`: what a method is worth, by the protocol of `docs/protocol.md`. Actors are left out in turn, then
+//! the frozen recipe is scored on the test actors, once.
+
+mod figure;
+mod options;
+mod record;
+mod runs;
+mod scores;
+mod set;
+
+pub use options::Options;
+
+use anyhow::{Context, Result, ensure};
+use options::{Method, PENALTIES};
+use record::{Entry, Record, now};
+use runs::{Place, Runs};
+use scores::{Predictions, over_seeds};
+use serde_json::{Map, Value, json};
+use set::Set;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs everything that is not done yet, writes `protocol.json` and `protocol.svg` into the folder, and prints a table.
+///
+/// # Errors
+/// When a recipe was scored on the test set before; when a program does not build or fails; when a file cannot be read or
+/// written.
+pub fn run(root: &Path, options: &Options) -> Result<()> {
+    let set = Set::read(&options.data)?;
+    fs::create_dir_all(&options.out).with_context(|| format!("{}", options.out.display()))?;
+    let out = options.out.canonicalize()?;
+    let path = options.record.clone().unwrap_or_else(|| root.join("benches/record/protocol-scorings.json"));
+    let mut record = Record::open(&path)?;
+    let [date, commit] = now(root)?;
+    let entry = |part: &str, method: &Method, seeds| Entry {
+        set: set.hash(),
+        part: part.to_owned(),
+        method: method.name.to_owned(),
+        recipe: method.recipe(),
+        options: method.options.join(" "),
+        seeds,
+        date: date.clone(),
+        commit: commit.clone(),
+        out: out.display().to_string(),
+    };
+    if !options.folds_only && !options.again {
+        for method in &options.methods {
+            record.first_time(&entry("test", method, options.seeds))?;
+        }
+    }
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => {
+            let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
+            ensure!(built.success(), "the examples do not build");
+            root.join("target/release/examples")
+        }
+    };
+    let programs = programs.canonicalize().context("--programs")?;
+    let mut actors = set.actors()?;
+    actors.truncate(options.folds.unwrap_or(actors.len()));
+    let places: Vec<Place> = actors.into_iter().map(Place::Fold).collect();
+    let mut runs = Runs::new(&out, &programs, &set);
+    for method in &options.methods {
+        places.iter().for_each(|place| runs.plan(method, place, 0));
+    }
+    if !options.folds_only {
+        for method in &options.methods {
+            (0..options.seeds).for_each(|seed| runs.plan(method, &Place::Test, seed));
+        }
+    }
+    println!("{}", runs.progress());
+    let mut folds = Vec::new();
+    for method in &options.methods {
+        if !places.is_empty() {
+            record.add(entry("folds", method, 1))?;
+        }
+        let of = |place: &Place| runs.of(method, place, 0);
+        folds.push(places.iter().map(of).collect::<Result<Vec<_>>>()?);
+    }
+    let mut tests = Vec::new();
+    if !options.folds_only {
+        for method in &options.methods {
+            // Before the first scoring: one that is interrupted counts, too.
+            record.add(entry("test", method, options.seeds))?;
+            tests.push((0..options.seeds).map(|seed| runs.of(method, &Place::Test, seed)).collect::<Result<Vec<_>>>()?);
+        }
+    }
+    let rgb = |all: &[Vec<(Value, Predictions)>], pooled: fn(&[Predictions]) -> Result<Predictions>| {
+        let place = options.methods.iter().position(|method| method.name == "rgb")?;
+        let found: Vec<Predictions> = all.get(place)?.iter().map(|(_, p)| p.clone()).collect();
+        pooled(&found).ok()
+    };
+    let together: fn(&[Predictions]) -> Result<Predictions> = |all| Ok(Predictions::together(all.iter().cloned()));
+    let baselines = [rgb(&folds, together), rgb(&tests, Predictions::mean)];
+    let mut methods = Map::new();
+    for (i, method) in options.methods.iter().enumerate() {
+        let mut about = json!({
+            "program": method.program,
+            "options": method.options.join(" "),
+            "recipe": method.recipe(),
+            "trials_on_folds": record.trials(&set.hash(), method.name),
+        });
+        if let Some(found) = folds.get(i).filter(|found| !found.is_empty()) {
+            let predictions: Vec<Predictions> = found.iter().map(|(_, p)| p.clone()).collect();
+            about["folds"] = figures(&together(&predictions)?, baselines[0].as_ref())?;
+            let of = |(place, (summary, p)): (&Place, &(Value, Predictions))| {
+                let [top1, mean_class] = p.accuracy();
+                json!({"actor": place.name(), "videos": p.len(), "top1": top1, "mean_class": mean_class, "l2": summary["l2"]})
+            };
+            about["folds"]["each"] = places.iter().zip(found).map(of).collect();
+        }
+        if let Some(found) = tests.get(i) {
+            let predictions: Vec<Predictions> = found.iter().map(|(_, p)| p.clone()).collect();
+            about["test"] = figures(&Predictions::mean(&predictions)?, baselines[1].as_ref())?;
+            for (at, name) in ["top1", "mean_class"].into_iter().enumerate() {
+                let values: Vec<f64> = predictions.iter().map(|p| p.accuracy()[at]).collect();
+                let interval = over_seeds(&values).1;
+                about["test"][format!("{name}_seeds")] = json!(values);
+                about["test"][format!("{name}_over_seeds")] = json!(interval);
+            }
+            about["test"]["l2"] = found.iter().map(|(summary, _)| summary["l2"].clone()).collect();
+            about["test"]["scorings"] = record.scorings(&entry("test", method, options.seeds)).into();
+        }
+        methods.insert(method.name.to_owned(), about);
+    }
+    let all = json!({
+        "data": options.data.file_name().map(|name| name.to_string_lossy().into_owned()),
+        "set": set.hash(),
+        "videos": [set.train.len(), set.test.len()],
+        "folds": places.iter().map(Place::name).collect::<Vec<_>>(),
+        "seeds": options.seeds,
+        "penalties": PENALTIES,
+        "date": date,
+        "commit": commit,
+        "methods": methods,
+    });
+    fs::write(out.join("protocol.json"), format!("{all:#}\n"))?;
+    fs::write(out.join("protocol.svg"), figure::draw(&all))?;
+    print!("{}", figure::table(&all));
+    Ok(())
+}
+
+/// The accuracies of predictions with their intervals over actors and tracks, and what they are above `rgb`.
+fn figures(all: &Predictions, rgb: Option<&Predictions>) -> Result<Value> {
+    let ([top1, mean_class], intervals) = (all.accuracy(), all.bootstrap(rgb)?);
+    let mut figures = json!({
+        "videos": all.len(),
+        "top1": top1,
+        "mean_class": mean_class,
+        "top1_over_actors": intervals.top1,
+        "mean_class_over_actors": intervals.mean_class,
+        "by_actor": all.by_actor()?,
+    });
+    if let Some(rgb) = rgb {
+        let [other, other_class] = rgb.accuracy();
+        figures["top1_above_rgb"] = json!(top1 - other);
+        figures["mean_class_above_rgb"] = json!(mean_class - other_class);
+        figures["top1_above_rgb_over_actors"] = json!(intervals.top1_above);
+        figures["mean_class_above_rgb_over_actors"] = json!(intervals.mean_class_above);
+    }
+    Ok(figures)
+}

@@ -1,0 +1,142 @@
+//! The example programs as the protocol runs them: what is done is read, what is not is run, with the time that is left.
+
+use super::options::{Method, PENALTIES};
+use super::scores::Predictions;
+use super::set::{Lists, Set};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// Which videos are held out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// Those of this training actor.
+    Fold(String),
+    /// Those of the test actors.
+    Test,
+}
+
+impl Place {
+    /// The actor, or `test`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Place::Fold(actor) => actor,
+            Place::Test => "test",
+        }
+    }
+}
+
+/// A program to run, and the folder of its results.
+struct Job {
+    program: &'static str,
+    out: PathBuf,
+}
+
+impl Job {
+    fn is_done(&self) -> bool {
+        self.out.join("summary.json").is_file()
+    }
+}
+
+/// All runs of a protocol.
+pub struct Runs<'a> {
+    out: &'a Path,
+    programs: &'a Path,
+    set: &'a Set,
+    planned: Vec<Job>,
+    /// Seconds and number of the finished runs of each program in this session.
+    took: BTreeMap<&'static str, [f64; 2]>,
+}
+
+impl<'a> Runs<'a> {
+    /// None yet.
+    pub fn new(out: &'a Path, programs: &'a Path, set: &'a Set) -> Runs<'a> {
+        Runs { out, programs, set, planned: Vec::new(), took: BTreeMap::new() }
+    }
+
+    /// The jobs of a network: its training, if it has one, and its scoring.
+    fn jobs(&self, method: &Method, place: &Place, seed: u64) -> Vec<Job> {
+        let folder = self.out.join(format!("{}-{}", method.name, method.recipe()));
+        let folder = folder.join(format!("{}-{seed}", place.name()));
+        let train = method.program.map(|program| Job { program, out: folder.join("train") });
+        let probe = method.has_probe().then(|| Job { program: "linear_probe", out: folder.join("probe") });
+        train.into_iter().chain(probe).collect()
+    }
+
+    /// Counts a network among what is to be done.
+    pub fn plan(&mut self, method: &Method, place: &Place, seed: u64) {
+        let jobs = self.jobs(method, place, seed);
+        self.planned.extend(jobs);
+    }
+
+    /// How many runs are done, and the time that the others take, as far as it is known.
+    pub fn progress(&self) -> String {
+        let left: Vec<&Job> = self.planned.iter().filter(|job| !job.is_done()).collect();
+        let mean = |program| self.took.get(program).map(|[seconds, n]| seconds / n);
+        let known: Option<f64> = left.iter().map(|job| mean(job.program)).sum();
+        let time = match known {
+            Some(seconds) if !left.is_empty() => {
+                let minutes = (seconds / 60.0).ceil() as u64;
+                format!(", {} h {} min left", minutes / 60, minutes % 60)
+            }
+            _ => String::new(),
+        };
+        format!("{} of {} runs are done{time}", self.planned.len() - left.len(), self.planned.len())
+    }
+
+    /// The summary and the predictions of a network of `method`, which is trained and scored if it was not yet.
+    pub fn of(&mut self, method: &Method, place: &Place, seed: u64) -> Result<(Value, Predictions)> {
+        let left = match place {
+            Place::Fold(actor) => Some(actor.as_str()),
+            Place::Test => None,
+        };
+        let lists = Lists::write(&self.out.join("lists").join(place.name()), &self.set.parts(left)?)?;
+        let jobs = self.jobs(method, place, seed);
+        let trained = method.program.map(|_| jobs[0].out.clone());
+        for job in &jobs {
+            if job.is_done() {
+                continue;
+            }
+            let mut command = Command::new(self.programs.join(job.program));
+            command.args(["--seed", &seed.to_string()]).arg("--cache").arg(self.out.join("cache"));
+            command.arg("--out").arg(&job.out);
+            match job.program {
+                // Without labels: a pre-training that knew the held-out videos would score itself on them.
+                "pretrain_maclr" | "pretrain_mcl" => command.arg("--data").arg(&lists.plain).args(&method.options),
+                "finetune" => {
+                    let command = command.arg("--data").arg(&lists.train).arg("--test").arg(&lists.held);
+                    command.arg("--groups").arg(&lists.actors).args(&method.options)
+                }
+                _ => {
+                    if let Some(run) = &trained {
+                        command.arg("--init").arg(run);
+                    }
+                    command.arg("--data").arg(&lists.train).arg("--test").arg(&lists.held);
+                    command.arg("--groups").arg(&lists.actors).args(["--l2", PENALTIES])
+                }
+            };
+            println!("{}: {}, {}, seed {seed}: {}", self.progress(), method.name, place.name(), job.program);
+            let began = Instant::now();
+            let output = command.output().with_context(|| job.program.to_owned())?;
+            let errors = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "{} --out {}: {}", job.program, job.out.display(), errors.trim());
+            ensure!(job.is_done(), "{} has written no summary into {}", job.program, job.out.display());
+            let took = self.took.entry(job.program).or_default();
+            *took = [took[0] + began.elapsed().as_secs_f64(), took[1] + 1.0];
+        }
+        let scored = &jobs.last().context("a method has a training or a probe")?.out;
+        let read = |name: &str| {
+            let path = scored.join(name);
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let summary = serde_json::from_str(&read("summary.json")?).context("summary.json")?;
+        let predictions =
+            Predictions::parse(&read("predictions.csv")?).with_context(|| format!("{}", scored.display()))?;
+        Ok((summary, predictions))
+    }
+}
