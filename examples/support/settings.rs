@@ -12,7 +12,7 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 38] = [
+pub const OPTIONS: [(&str, &str); 39] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.accumulate", ACCUMULATE),
