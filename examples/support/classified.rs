@@ -46,8 +46,8 @@ impl Groups {
     /// A number for the source of each training video, of which there are at least two.
     pub fn of_training(&self, data: &Dataset) -> Result<Vec<usize>> {
         let known = self.known(data)?.into_iter().collect::<Option<Vec<String>>>();
-        let what = "its sources are left out in turn, and those of some training videos are not known";
-        let known = known.with_context(|| format!("--l2 {what}: give --groups with lines of these, too"))?;
+        let what = "the sources of training videos are left out in turn, and those of some are not known";
+        let known = known.with_context(|| format!("--l2: {what}: give --groups with lines of these, too"))?;
         let names: BTreeSet<&String> = known.iter().collect();
         ensure!(names.len() > 1, "--l2: the training videos are of one source, and each is left out in turn");
         Ok(known.iter().map(|source| names.iter().position(|name| *name == source).unwrap_or(0)).collect())

@@ -26,60 +26,72 @@ fn median(mut values: Vec<f32>) -> f32 {
     *values.select_nth_unstable_by(middle, f32::total_cmp).1
 }
 
-/// What moves in a field, apart from the camera: the mean displacement, and the medians of divergence and of rotation, in
-/// pixels at a distance of 8 pixels.
-fn described(flow: &Flow) -> [f32; 4] {
-    let (h, w) = (flow.h(), flow.w());
-    let camera = [flow.u(), flow.v()].map(|plane| median(plane.to_vec()));
-    let at = |x: usize, y: usize| [flow.u()[y * w + x] - camera[0], flow.v()[y * w + x] - camera[1]];
-    let (mut sum, mut turns, mut grows) = ([0.0; 2], vec![0.0], vec![0.0]);
-    let places = (2..h - 2).flat_map(|y| (2..w - 2).map(move |x| (x, y)));
-    let moving: Vec<(usize, usize)> = places.filter(|&(x, y)| at(x, y)[0].hypot(at(x, y)[1]) > 0.2).collect();
-    for &(x, y) in &moving {
-        let [right, left, below, above] = [at(x + 2, y), at(x - 2, y), at(x, y + 2), at(x, y - 2)];
-        grows.push((right[0] - left[0] + below[1] - above[1]) / 8.0 * 8.0);
-        turns.push((right[1] - left[1] - below[0] + above[0]) / 8.0 * 8.0);
-        [0, 1].into_iter().for_each(|axis| sum[axis] += at(x, y)[axis] / moving.len() as f32);
+/// What moves in a video of a still camera, on average over some of its frames: the displacement, and the median of rotation.
+fn described(video: &SimilarVideo) -> [f32; 3] {
+    let mut sum = [0.0; 3];
+    for flow in flows(video) {
+        let (h, w) = (flow.h(), flow.w());
+        let at = |x: usize, y: usize| [flow.u()[y * w + x], flow.v()[y * w + x]];
+        let places = (2..h - 2).flat_map(|y| (2..w - 2).map(move |x| (x, y)));
+        let moving: Vec<(usize, usize)> = places.filter(|&(x, y)| at(x, y)[0].hypot(at(x, y)[1]) > 0.2).collect();
+        let n = moving.len().max(1) as f32;
+        let mut turns = vec![0.0];
+        for (x, y) in moving {
+            let [right, left, below, above] = [at(x + 2, y), at(x - 2, y), at(x, y + 2), at(x, y - 2)];
+            turns.push(right[1] - left[1] - below[0] + above[0]);
+            [0, 1].into_iter().for_each(|axis| sum[axis] += at(x, y)[axis] / n);
+        }
+        sum[2] += median(turns);
     }
-    [sum[0], sum[1], median(grows), median(turns)]
+    sum.map(|v| v / PAIRS as f32)
 }
 
-/// How far two series of descriptions are apart: root of the mean square, in pixels.
-fn apart(a: &[[f32; 4]], b: &[[f32; 4]]) -> f32 {
-    let squares = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).powi(2));
-    (squares.sum::<f32>() / a.len() as f32).sqrt()
+/// The distractor of `query` that moves so.
+fn distractor(query: usize, motion: &str) -> SimilarVideo {
+    let all = (0..SimilaritySpec::DISTRACTORS).map(|i| video(query, Role::Distractor(i)));
+    all.into_iter().find(|video| video.motion() == motion).unwrap()
 }
 
-/// One thing followed through, from a query's frames to the flow of its matches and distractors: what moves in a match
-/// moves as in the query (seen by the match's camera), and what moves in a distractor does not.
+/// Things followed through, from a query's frames to the flow of its matches and distractors: what goes to one side, seen by
+/// the match's camera, goes there in the match, and elsewhere in the distractors; what turns does so in the match, and the other
+/// way round in the distractor. (Growth is too slow for the flow between two frames, and a tilted view nearly hides a turn.)
 #[test]
 fn flow_is_that_of_the_query_in_matches_and_another_in_distractors() {
-    let nearest: Vec<(usize, &str, f32, f32)> = (0..24)
+    let straight = ["move_left", "move_right", "move_up", "move_down"];
+    let turning = ["rotate_clockwise", "rotate_counter_clockwise"];
+    let wrong: Vec<String> = (0..72)
         .into_par_iter()
+        .filter(|query| !SimilaritySpec::pans(*query))
         .flat_map_iter(|query| {
-            let asked: Vec<[f32; 4]> = flows(&video(query, Role::Query)).iter().map(described).collect();
-            let distractors: Vec<Vec<[f32; 4]>> = (0..SimilaritySpec::DISTRACTORS)
-                .map(|i| flows(&video(query, Role::Distractor(i))).iter().map(described).collect())
-                .collect();
-            Change::ALL.into_iter().map(move |change| {
-                let matching = video(query, Role::Match(change));
-                let still = matching.seen([0.0; 2]);
-                let seen = |[u, v, grows, turns]: &[f32; 4]| {
-                    let [x, y] = matching.seen([*u, *v]);
-                    [x - still[0], y - still[1], *grows, *turns]
-                };
-                let want: Vec<[f32; 4]> = asked.iter().map(seen).collect();
-                let got: Vec<[f32; 4]> = flows(&matching).iter().map(described).collect();
-                let others = distractors.iter().map(|other| apart(&want, other));
-                (query, change.name(), apart(&want, &got), others.fold(f32::INFINITY, f32::min))
-            })
+            let asked = video(query, Role::Query);
+            let (motion, want) = (asked.motion(), described(&asked));
+            let matches = Change::ALL.map(|change| (change, video(query, Role::Match(change))));
+            let mut wrong = Vec::new();
+            if straight.contains(&motion) {
+                let length = want[0].hypot(want[1]);
+                let apart = |a: [f32; 2], b: [f32; 3]| (a[0] - b[0]).hypot(a[1] - b[1]);
+                for (change, matching) in &matches {
+                    let far = apart(matching.seen([want[0], want[1]]), described(matching)) / length;
+                    wrong.extend((far >= 0.5).then(|| format!("{query} {motion} {}: {far}", change.name())));
+                }
+                for other in straight.into_iter().filter(|other| *other != motion) {
+                    let far = apart([want[0], want[1]], described(&distractor(query, other))) / length;
+                    wrong.extend((far <= 0.5).then(|| format!("{query} {motion} {other}: {far}")));
+                }
+            }
+            if turning.contains(&motion) {
+                for (change, matching) in matches.iter().filter(|(change, _)| *change != Change::View) {
+                    let same = described(matching)[2] * want[2];
+                    wrong.extend((same <= 0.0).then(|| format!("{query} {motion} {}: {same}", change.name())));
+                }
+                let other = turning[usize::from(motion == turning[0])];
+                let same = described(&distractor(query, other))[2] * want[2];
+                wrong.extend((same >= 0.0).then(|| format!("{query} {motion} {other}: {same}")));
+            }
+            wrong
         })
         .collect();
-    for (query, change, same, other) in &nearest {
-        println!("{query} {change} {same:.3} {other:.3}");
-    }
-    let wrong: Vec<_> = nearest.iter().filter(|(.., same, other)| same >= other).collect();
-    assert!(wrong.is_empty(), "{} of {}: {wrong:?}", wrong.len(), nearest.len());
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 /// A match has the query's motion, a distractor another one; only a changed view changes how displacements are seen.
