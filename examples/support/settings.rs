@@ -156,6 +156,7 @@ mod tests {
         let mut maclr = maclr::Recipe::small();
         maclr.method.alignment = Some(Alignment::from_scratch("layer3.0"));
         (maclr.training.lr, maclr.training.wire) = (0.03, Wire::Bf16);
+        maclr.training.views.background_swap = 0.5;
         let (maclr, mcl) = (of_recipe(&maclr).unwrap(), of_recipe(&mcl::Recipe::small()).unwrap());
         for (_, option) in OPTIONS.iter().chain(&SWITCHED_OFF) {
             assert!(maclr.contains_key(*option) || mcl.contains_key(*option), "{option}");
