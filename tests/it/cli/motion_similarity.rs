@@ -94,7 +94,7 @@ fn what_is_found_is_decided_by_the_features_alone() {
     let unit = |at: usize| (0..40).map(|i| f32::from(u8::from(i == at))).collect::<Vec<f32>>();
     let is_distractor = |i: usize| i % 17 >= 17 - (CANDIDATES - 1);
     let motion = |i: usize| unit(if is_distractor(i) { i % 17 } else { 0 });
-    let look = |i: usize| unit(if is_distractor(i) || i % 17 == 0 { 0 } else { i % 17 });
+    let look = |i: usize| unit(if is_distractor(i) || i.is_multiple_of(17) { 0 } else { i % 17 });
     let recall = |of: &dyn Fn(usize) -> Vec<f32>| {
         let features: Vec<Vec<f32>> = (0..set.videos()).map(of).collect();
         Found::new(&set, &features).unwrap().recall(|_| true)
