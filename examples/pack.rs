@@ -16,6 +16,7 @@ use support::checks::{folder_to_be, lists, outside_of_data};
 use support::output::{count, say, warn};
 use support::progress::Progress;
 use support::stop::stop_flag;
+use tubelet::error::ErrorKind;
 use tubelet::ops::tvl1;
 use tubelet::train::limits;
 use tubelet::train::views::ViewSpec;
@@ -26,6 +27,9 @@ use tubelet::video::{CacheSpec, Ffmpeg, Input, Pack, Splits};
 
 /// The actions that take no settings.
 const NOT_SHARD: [&str; 2] = ["merge", "verify"];
+
+/// Settings of the library that are options here.
+const OPTIONS: [&str; 2] = ["shard_bytes", "group"];
 
 /// How many videos without data, or damaged ones, are printed.
 const SHOWN: usize = 20;
@@ -148,7 +152,7 @@ fn prepare(args: &Args, shard: Shard, stop: &AtomicBool) -> Result<()> {
     if let Some(bar) = shown.into_inner().unwrap_or_else(|e| e.into_inner()).bar {
         bar.finish();
     }
-    let report = report.with_context(|| format!("--cache {}", args.cache.display()))?;
+    let report = named(report, &args.cache)?;
     tell_gaps(&report.gaps);
     let seconds = began.elapsed().as_secs_f64();
     say(format_args!(
@@ -162,6 +166,16 @@ fn prepare(args: &Args, shard: Shard, stop: &AtomicBool) -> Result<()> {
         report.gaps.len()
     ));
     Ok(())
+}
+
+/// An error by the name of its option: that of a setting, or the packed folder.
+fn named<T>(result: tubelet::Result<T>, dir: &Path) -> Result<T> {
+    result.map_err(|e| match e.kind() {
+        ErrorKind::Param { name, value, rule, .. } if OPTIONS.contains(name) => {
+            anyhow::anyhow!("--{} {value}: {rule}", name.replace('_', "-"))
+        }
+        _ => anyhow::Error::from(e).context(format!("--cache {}", dir.display())),
+    })
 }
 
 fn tell_gaps(gaps: &[Gap]) {
@@ -240,14 +254,14 @@ fn verify(args: &Args, stop: &AtomicBool) -> Result<()> {
         bar.finish();
         found
     };
-    let (mut damage, mut read) = (Vec::new(), [0; 2]);
+    let (mut damage, mut read) = (Vec::new(), [0; 3]);
     if let Some(splits) = splits(args)? {
         damage.extend(pass("comparing", &mut |with| pack::originals(&pack, &splits, with))?);
     }
     let known = damage.len();
     damage.extend(pass("reading", &mut |with| {
         let verified = pack::verify(&pack, with)?;
-        read = [verified.videos as usize, verified.volumes];
+        read = [verified.videos as usize, verified.volumes, verified.gaps];
         Ok(verified.damage)
     })?);
     damage.iter().take(SHOWN).for_each(|d| warn(format_args!("{}: {}", d.of, d.what)));
@@ -262,8 +276,8 @@ fn verify(args: &Args, stop: &AtomicBool) -> Result<()> {
             count(known, "original has", "originals have")
         );
     }
-    let [videos, volumes] = read;
+    let [videos, volumes, gaps] = read;
     let (videos, volumes) = (count(videos, "video", "videos"), count(volumes, "tar file", "tar files"));
-    say(format_args!("the packed folder is whole: {videos} in {volumes}"));
+    say(format_args!("the packed folder is whole: {videos} in {volumes}; {gaps} without data"));
     Ok(())
 }

@@ -277,6 +277,19 @@ impl Index {
         name.ok_or_else(|| Error::content(&self.path, format!("it has no name of video {i}")))
     }
 
+    /// Reads all names and labels.
+    pub(super) fn check_names(&self) -> Result<()> {
+        for i in 0..self.len() {
+            self.name(i)?;
+            self.label(i)?;
+        }
+        let (end, bytes) = (self.records().last().map_or(0, |record| record.name_end), self.names.len());
+        if end == bytes as u64 {
+            return Ok(());
+        }
+        Err(Error::content(&self.path, format!("its names end after {end} bytes, and it has {bytes} of names")))
+    }
+
     /// The label of video `i`: an index of its class.
     ///
     /// # Errors

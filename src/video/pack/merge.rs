@@ -1,6 +1,6 @@
 //! The index of all shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -35,14 +35,15 @@ pub struct Merged {
 /// `Data` when shards are missing, each with its name, or nothing was packed; `Stopped` when `stop` was set; `Io` when
 /// files cannot be read or written.
 pub fn merge(dir: &Path, stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Result<Merged> {
-    let Some(PlanFile { plan, shards }) = PlanFile::read(dir)? else {
+    let Some(PlanFile { plan, shards, .. }) = PlanFile::read(dir)? else {
         return Err(Error::data(dir, "nothing was packed here: prepare its shards first (--shard)"));
     };
     let _lock = Lock::take(dir, stop, waiting)?;
     let (id, mut draft, mut merged) = (plan.id(), Draft::default(), Merged::default());
-    // By shard: how many of its groups lack something, and the first such thing.
-    let mut missing: BTreeMap<u64, (u64, String)> = BTreeMap::new();
-    for group in 0..plan.groups() {
+    // The work is that of what is there, whatever number of videos the settings state.
+    let there = described(dir, plan.groups())?;
+    let mut missing = absent(&there, plan.groups(), shards);
+    for &group in &there {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::stopped(dir, format!("{} was not written", Index::path(dir).display())));
         }
@@ -73,8 +74,12 @@ pub fn merge(dir: &Path, stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Resu
                 Err(e) if is_absent(&e) => "is missing".to_owned(),
                 Err(e) => format!("cannot be used: {e}"),
             };
-            let entry = missing.entry(group % shards).or_insert((0, format!("{} {why}", stem(group, part))));
+            let lacks = (group, format!("{} {why}", stem(group, part)));
+            let entry = missing.entry(group % shards).or_insert((0, lacks.clone()));
             entry.0 += 1;
+            if lacks.0 < entry.1.0 {
+                entry.1 = lacks;
+            }
             break;
         }
     }
@@ -86,15 +91,48 @@ pub fn merge(dir: &Path, stop: &AtomicBool, waiting: impl FnMut(Holder)) -> Resu
     Ok(merged)
 }
 
+/// By shard: how many of its groups lack something, the first of them, and what that lacks.
+type Missing = BTreeMap<u64, (u64, (u64, String))>;
+
+/// The groups, of the first `groups`, of which a first tar file is described.
+fn described(dir: &Path, groups: u64) -> Result<BTreeSet<u64>> {
+    let mut there = BTreeSet::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let name = entry.map_err(Error::io("read", dir))?.file_name().to_string_lossy().into_owned();
+        let group = name.split_once('-').and_then(|(group, _)| group.parse().ok());
+        there.extend(group.filter(|&group: &u64| group < groups && name == stem(group, 0) + ".json"));
+    }
+    Ok(there)
+}
+
+/// The shards that lack whole groups.
+fn absent(there: &BTreeSet<u64>, groups: u64, shards: u64) -> Missing {
+    let mut left: BTreeMap<u64, u64> =
+        (0..shards.min(groups)).map(|shard| (shard, of_shard(shard, groups, shards))).collect();
+    for group in there {
+        if let Some(left) = left.get_mut(&(group % shards)) {
+            *left -= 1;
+        }
+    }
+    let first = |shard: u64| (shard..groups).step_by(shards as usize).find(|group| !there.contains(group));
+    let lacks =
+        |(shard, n): (u64, u64)| Some((shard, (n, first(shard).map(|g| (g, format!("{} is missing", stem(g, 0))))?)));
+    left.into_iter().filter(|(_, n)| *n > 0).filter_map(lacks).collect()
+}
+
+/// Number of groups of a shard.
+fn of_shard(shard: u64, groups: u64, shards: u64) -> u64 {
+    (groups + shards - 1 - shard) / shards
+}
+
 fn is_absent(e: &Error) -> bool {
     matches!(e.kind(), crate::error::ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// One sentence with the name of each missing shard.
-fn not_complete(missing: &BTreeMap<u64, (u64, String)>, shards: u64, groups: u64) -> String {
-    let of = |shard: u64| (groups + shards - 1 - shard) / shards;
-    let named = |(shard, (n, first)): (&u64, &(u64, String))| {
-        format!("{shard}/{shards} ({n} of its {} groups, first: {first})", of(*shard))
+fn not_complete(missing: &Missing, shards: u64, groups: u64) -> String {
+    let named = |(shard, (n, (_, first))): (&u64, &(u64, (u64, String)))| {
+        format!("{shard}/{shards} ({n} of its {} groups, first: {first})", of_shard(*shard, groups, shards))
     };
     let mut names: Vec<String> = missing.iter().take(NAMED).map(named).collect();
     if missing.len() > NAMED {

@@ -48,6 +48,9 @@ pub(super) struct FlowPlan {
 /// The file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PlanFile {
+    /// CRC-32 of plan and shards as JSON without spaces.
+    #[serde(default)]
+    sum: String,
     pub plan: Plan,
     /// Number of shards. The content does not depend on it.
     pub shards: u64,
@@ -136,12 +139,21 @@ impl Plan {
         };
         let (here, there) = (fields(self), fields(other));
         let differ = here.iter().filter(|(name, value)| there.get(*name) != Some(value));
-        differ
-            .map(|(name, value)| match name.as_str() {
-                "classes" | "list" => "the names or labels of the videos".to_owned(),
-                _ => format!("{name} is {value}, and here {}", there.get(name).unwrap_or(&Value::Null)),
-            })
-            .collect()
+        let sentence = |(name, value): (&String, &Value)| {
+            let other = there.get(name).unwrap_or(&Value::Null);
+            let values = format!("is {value}, and here {other}");
+            match name.as_str() {
+                "classes" | "list" => "the names or labels of the videos (--data)".to_owned(),
+                "videos" => format!("the number of videos (--data) {values}"),
+                "train" => format!("the number of training videos (--data) {values}"),
+                "group" | "shard_bytes" => format!("--{} {values}", name.replace('_', "-")),
+                "flow" if value.is_null() => "it has no flow, and here it is asked for (--flow)".to_owned(),
+                "flow" if other.is_null() => "it has flow, and here none is asked for (--flow)".to_owned(),
+                "flow" => format!("how flow is computed (--preset) {values}"),
+                _ => format!("{name} (--preset) {values}"),
+            }
+        };
+        differ.map(sentence).collect()
     }
 }
 
@@ -159,8 +171,18 @@ impl PlanFile {
         let bytes = files::read_bounded(&path, MAX_JSON, "the settings of a packed folder")?;
         let file: PlanFile = serde_json::from_slice(&bytes).map_err(|e| Error::content(&path, e))?;
         file.plan.check(&path)?;
-        Shard::new(0, file.shards)?;
+        Shard::new(0, file.shards).map_err(|e| Error::content(&path, e))?;
+        if file.sum != PlanFile::new(&file.plan, file.shards)?.sum {
+            let what =
+                "this file is damaged, or was changed by hand: remove it, and the next shard (--shard) writes it again";
+            return Err(Error::content(&path, what));
+        }
         Ok(Some(file))
+    }
+
+    fn new(plan: &Plan, shards: u64) -> Result<PlanFile> {
+        let text = serde_json::to_vec(&(plan, shards)).map_err(|e| Error::param("pack", "settings", "not JSON", e))?;
+        Ok(PlanFile { sum: format!("{:08x}", crc32fast::hash(&text)), plan: plan.clone(), shards })
     }
 
     /// Writes the settings of `dir`, or compares them with those it has. `running` says whether shards of another division
@@ -177,7 +199,7 @@ impl PlanFile {
             }
             running(there.shards)?;
         }
-        let text = serde_json::to_vec_pretty(&PlanFile { plan: plan.clone(), shards });
+        let text = serde_json::to_vec_pretty(&PlanFile::new(plan, shards)?);
         write_whole(&PlanFile::path(dir), &text.map_err(|e| Error::data(dir, e))?)
     }
 }

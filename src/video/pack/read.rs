@@ -49,14 +49,15 @@ impl Pack {
     /// Opens the packed folder `dir`.
     ///
     /// # Errors
-    /// `Data` when its shards were not merged; otherwise as [`Index::open`].
+    /// `Data` when its shards were not merged, or it is no packed folder; otherwise as [`Index::open`].
     pub fn open(dir: &Path) -> Result<Pack> {
         let path = Index::path(dir);
-        if !path.exists() && PlanFile::path(dir).exists() {
-            return Err(Error::data(
-                dir,
-                "this packed folder has no index yet: `pack --merge` writes it when all shards are complete",
-            ));
+        if !path.exists() {
+            let what = match PlanFile::path(dir).exists() {
+                true => "this packed folder has no index yet: `pack --merge` writes it when all shards are complete",
+                false => "no packed folder is here: it would have pack.json, or index.tbi",
+            };
+            return Err(Error::data(dir, what));
         }
         Ok(Pack { dir: dir.to_owned(), index: Index::open(&path)? })
     }

@@ -29,18 +29,25 @@ pub struct Verified {
     pub videos: u64,
     /// Tar files.
     pub volumes: usize,
+    /// Videos that were packed without data.
+    pub gaps: usize,
     /// All damage.
     pub damage: Vec<Damage>,
 }
 
-/// Reads all data of the packed folder and compares it with its checksums, and the headers of all tar entries with the index.
+/// Reads all data of the packed folder and compares it with its checksums, and the headers of all tar entries with the index, of
+/// which every name is read.
 ///
 /// # Errors
 /// `Stopped` when the flag was set; errors of the machine.
 pub fn verify(pack: &Pack, with: Verify<'_>) -> Result<Verified> {
     let all = 0..pack.range(Split::Test).end;
     let looked = pack.look(all.clone(), Some(with))?;
-    let mut verified = Verified { volumes: pack.index().volumes(), ..Verified::default() };
+    let gaps = pack.index().settings.gaps.len();
+    let mut verified = Verified { volumes: pack.index().volumes(), gaps, ..Verified::default() };
+    if let Err(e) = pack.index().check_names() {
+        verified.damage.push(Damage { of: "index.tbi".into(), what: e.to_string() });
+    }
     // The videos of each tar file.
     let mut volumes = vec![Vec::new(); verified.volumes];
     for (i, why) in all.zip(looked.why_not) {
@@ -48,7 +55,10 @@ pub fn verify(pack: &Pack, with: Verify<'_>) -> Result<Verified> {
         volumes[entry.volume].push(i);
         match why {
             None => verified.videos += 1,
-            Some(what) => verified.damage.push(Damage { of: pack.name(i)?.to_owned(), what }),
+            Some(what) => {
+                let of = pack.name(i).map_or_else(|_| format!("video {i}"), str::to_owned);
+                verified.damage.push(Damage { of, what });
+            }
         }
     }
     for (volume, videos) in volumes.into_iter().enumerate() {

@@ -50,7 +50,7 @@ fn a_packed_folder_is_made_checked_and_trained_on() {
     let said = succeeds(d, &["--cache", "packed", "--merge"]).unwrap();
     assert!(said.contains("merged: 8 videos in 4 tar files") && said.contains("0 without data"), "{said}");
     let said = succeeds(d, &["--cache", "packed", "--verify", "--data", "train.txt", "--test", "test.txt"]).unwrap();
-    assert!(said.contains("whole: 8 videos in 4 tar files"), "{said}");
+    assert!(said.contains("whole: 8 videos in 4 tar files; 0 without data"), "{said}");
     // The same training from the packed folder, without the originals, as from the originals.
     let run = [
         "--preset",
@@ -147,7 +147,13 @@ fn wrong_options_and_a_full_disk_are_told() {
         (&["--cache", "c", "--merge"][..], "--cache c"),
         (&["--cache", "c", "--verify"], "--cache c"),
         (&["--cache", "c", "--shard", "0/1", "--data", "absent.txt"], "--data"),
-        (&["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--shard-bytes", "9"], "shard_bytes"),
+        (
+            &["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--shard-bytes", "9"],
+            "--shard-bytes 9: it must be",
+        ),
+        (&["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--group", "0"], "--group 0: it must be"),
+        (&["--cache", ".", "--verify"], "no packed folder is here"),
+        (&["--cache", ".", "--merge"], "nothing was packed here"),
         (&["--cache", "train.txt", "--shard", "0/1", "--data", "train.txt"], "--cache train.txt"),
     ] {
         let said = fails(d, args).unwrap();

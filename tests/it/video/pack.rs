@@ -229,12 +229,18 @@ fn other_videos_and_settings_are_refused_and_so_is_a_shard_in_use() {
     let mut fewer = splits.clone();
     fewer.test.items.pop();
     let error = refused(&fewer, &pack_spec(), [1, 2]);
-    assert!(error.contains("videos is") && error.contains("the names or labels"), "{error}");
+    assert!(error.contains("videos (--data) is") && error.contains("the names or labels"), "{error}");
     let error = refused(&splits, &PackSpec { group: 4, ..pack_spec() }, [1, 2]);
-    assert!(error.contains("group is 3, and here 4"), "{error}");
+    assert!(error.contains("--group is 3, and here 4"), "{error}");
+    let error = refused(&splits, &PackSpec { shard_bytes: 70_000, ..pack_spec() }, [1, 2]);
+    assert!(error.contains("--shard-bytes is 66000, and here 70000"), "{error}");
     let cache = CacheSpec { motion: None, ..spec() };
     let error = refused(&splits, &PackSpec { cache, ..pack_spec() }, [1, 2]);
-    assert!(error.contains("flow is"), "{error}");
+    assert!(error.contains("none is asked for (--flow)"), "{error}");
+    let mut cache = spec();
+    cache.decode.short_side = Some(17);
+    let error = refused(&splits, &PackSpec { cache, ..pack_spec() }, [1, 2]);
+    assert!(error.contains("short_side (--preset) is 16, and here 17"), "{error}");
     // Another process prepares shard 0 of 2.
     let lock = fs::File::options().write(true).open(d.join("shard-0-of-2.lock")).unwrap();
     lock.lock().unwrap();

@@ -171,6 +171,71 @@ fn hostile_indices_are_refused() {
     fs::write(&tar, &bytes).unwrap();
     fs::write(&path, &sound).unwrap();
     assert!(pack::verify(&Pack::open(d).unwrap(), WITH).unwrap().damage.is_empty());
+    // A name that is no text, and names that end before their bytes do: `verify` reads each.
+    let last = records + 64 * (videos - 1) + 32;
+    let end = u64::from_le_bytes(sound[last..last + 8].try_into().unwrap());
+    for (at, bytes, words) in [
+        (sound.len() - 1, &[0xff][..], format!("no name of video {}", videos - 1)),
+        (last, &(end - 1).to_le_bytes(), format!("its names end after {} bytes", end - 1)),
+    ] {
+        let mut changed = sound.clone();
+        changed[at..at + bytes.len()].copy_from_slice(bytes);
+        mend(&mut changed);
+        fs::write(&path, &changed).unwrap();
+        let found = pack::verify(&Pack::open(d).unwrap(), WITH).unwrap();
+        assert_eq!((found.videos as usize, found.damage.len()), (videos, 1), "{found:?}");
+        assert!(found.damage[0].of == "index.tbi" && found.damage[0].what.contains(&words), "{:?}", found.damage);
+    }
+}
+
+/// Settings that were changed by hand are refused, and what they state costs no time, even with the right checksum.
+#[test]
+fn hostile_settings_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (d, path, splits) = (dir.path(), dir.path().join("pack.json"), splits());
+    shard(d, &splits, [0, 2]).unwrap();
+    let sound = fs::read_to_string(&path).unwrap();
+    let (videos, group) = (splits.train.len() + splits.test.len(), 3);
+    let huge = sound.replace(&format!("\"videos\": {videos}"), "\"videos\": 1000000000");
+    let huge = huge.replace(&format!("\"group\": {group}"), "\"group\": 1");
+    assert_ne!(sound, huge);
+    fs::write(&path, &huge).unwrap();
+    let refused = |words: &str| {
+        let error = merge(d).unwrap_err();
+        let is_told = matches!(error.kind(), ErrorKind::Data { .. } | ErrorKind::Format { .. });
+        assert!(is_told && error.to_string().contains(words), "{error}");
+        let error = shard(d, &splits, [1, 2]).unwrap_err().to_string();
+        assert!(error.contains("pack.json") || error.contains("--group"), "{error}");
+    };
+    refused("changed by hand");
+    // The checksum is that of plan and number of shards without spaces.
+    let line = |line: &str| line.trim().replacen("\": ", "\":", 1);
+    let mend = |text: &str| {
+        let whole: String = text.lines().map(line).collect();
+        let (head, rest) = whole.split_once("\"plan\":").unwrap();
+        let (plan, shards) = rest.trim_end_matches('}').split_once(",\"shards\":").unwrap();
+        let sum = crc32fast::hash(format!("[{plan},{shards}]").as_bytes());
+        let old = &head[head.len() - 10..head.len() - 2];
+        text.replacen(old, &format!("{sum:08x}"), 1)
+    };
+    assert_eq!(mend(&sound), sound);
+    fs::write(&path, mend(&huge)).unwrap();
+    let began = std::time::Instant::now();
+    refused("2 shards of 2 are not complete");
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+    for (from, to) in
+        [("\"shards\": 2", "\"shards\": 0"), ("\"group\": 3", "\"group\": 0"), ("\"train\": ", "\"train\": 9")]
+    {
+        let changed = sound.replace(from, to);
+        assert_ne!(sound, changed);
+        fs::write(&path, mend(&changed)).unwrap();
+        refused("pack.json");
+    }
+    // Without it, the next shard writes it again.
+    fs::remove_file(&path).unwrap();
+    (0..2).for_each(|at| drop(shard(d, &splits, [at, 2]).unwrap()));
+    assert_eq!(fs::read_to_string(&path).unwrap(), sound);
+    merge(d).unwrap();
 }
 
 /// The tar file of another packed folder, or one in which the numbers are huge.
