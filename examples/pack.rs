@@ -4,20 +4,22 @@
 
 mod support;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use support::args::within;
+use support::args::{DeviceChoice, within};
 use support::checks::{folder_to_be, lists, outside_of_data};
 use support::output::{count, say, warn};
 use support::progress::Progress;
 use support::stop::stop_flag;
 use tubelet::error::ErrorKind;
+use tubelet::flow::Gray;
 use tubelet::ops::tvl1;
+use tubelet::tensor::Device;
 use tubelet::train::limits;
 use tubelet::train::views::ViewSpec;
 use tubelet::train::{maclr, mcl};
@@ -70,6 +72,10 @@ struct Args {
     /// Pack TV-L1 flow as well as frames
     #[arg(long, conflicts_with_all = NOT_SHARD)]
     flow: bool,
+    /// Where flow is computed: cpu, cuda:N, or auto (a GPU if there is a usable one). All shards must have the same: the last
+    /// digits differ
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", conflicts_with_all = NOT_SHARD)]
+    device: DeviceChoice,
     /// No tar file is larger, unless a single video is
     #[arg(long, value_name = "BYTES", default_value_t = PackSpec::SHARD_BYTES, conflicts_with_all = NOT_SHARD)]
     shard_bytes: u64,
@@ -133,6 +139,20 @@ fn threads(args: &Args) -> usize {
     }
 }
 
+/// Where flow is computed.
+fn device(args: &Args) -> Result<Device> {
+    ensure!(args.flow || args.device == DeviceChoice::Cpu, "--device: it is for flow alone, which --flow packs");
+    match args.device {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Cuda(n) => Device::cuda(n).with_context(|| format!("--device cuda:{n}")),
+        DeviceChoice::Auto => {
+            let (device, reason) = Device::auto();
+            reason.iter().for_each(|reason| say(format_args!("computing on the CPU: {reason}")));
+            Ok(device)
+        }
+    }
+}
+
 /// Prepares a shard.
 fn prepare(args: &Args, shard: Shard, stop: &AtomicBool) -> Result<()> {
     outside_of_data([("--cache", &args.cache); 2], args.data.as_deref())?;
@@ -141,13 +161,16 @@ fn prepare(args: &Args, shard: Shard, stop: &AtomicBool) -> Result<()> {
     let views = args.preset.views()?;
     let cache = CacheSpec { maps: None, ..views.cache(true) };
     let cache = CacheSpec { motion: cache.motion.filter(|_| args.flow), ..cache };
-    let spec = PackSpec { cache, shard_bytes: args.shard_bytes, group: args.group };
+    let device = device(args)?;
+    let gpu_flow = device != Device::Cpu;
+    let spec = PackSpec { cache, shard_bytes: args.shard_bytes, group: args.group, gpu_flow };
+    let lanes = tvl1::Lanes::new(&device, &views.flow).context("--device")?;
     let (threads, began) = (threads(args), Instant::now());
     let shown = Mutex::new(Shown { bar: None, done: 0, waiting: Waiting::default() });
-    let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
+    let flow = |pairs: &[(&Gray, &Gray)]| lanes.of(pairs);
     let progress = |p: Done| shown.lock().unwrap_or_else(|e| e.into_inner()).show(shard, &args.cache, p);
-    let with =
-        Builder { ffmpeg: Ffmpeg::default(), flow: Some(&flow), threads, verify: false, stop, progress: &progress };
+    let (ffmpeg, pairs) = (Ffmpeg::default(), lanes.pairs());
+    let with = Builder { ffmpeg, flow: Some(&flow), pairs, threads, verify: false, stop, progress: &progress };
     let report = pack::shard(&args.cache, &splits, &spec, shard, &with);
     if let Some(bar) = shown.into_inner().unwrap_or_else(|e| e.into_inner()).bar {
         bar.finish();

@@ -10,6 +10,8 @@ use tubelet::ops::infonce::{self, Owners, Term};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::rng::{Purpose, stream};
 use tubelet::tensor::{DType, Device, Frames, Tensor};
+use tubelet::train::maclr::Recipe;
+use tubelet::train::views::ViewSpec;
 
 /// Work, and what it launches at full size.
 pub struct Work {
@@ -48,6 +50,14 @@ pub fn all(rates: &Rates) -> Result<Vec<Work>> {
             Ok(Box::new(move || tvl1::flow_batch(&images, &images, &p).map(drop)))
         }
     };
+    // As `pack --flow` computes it, for a preset.
+    let packed = |[h, w]: [usize; 2], p: Tvl1| {
+        move |device: &Device| -> Result<Timed> {
+            let (images, p) = (Tensor::zeros_on(device, [tvl1::PAIRS, h, w])?, p.clone());
+            Ok(Box::new(move || tvl1::flow_batch(&images, &images, &p).map(drop)))
+        }
+    };
+    let paper = Recipe::paper()?.training.views.flow;
     let clips = |jitter: f32, boxes: bool| {
         move |device: &Device| -> Result<Timed> {
             let Device::Cuda(gpu) = device else { unreachable!("the recorder is a GPU") };
@@ -68,6 +78,8 @@ pub fn all(rates: &Rates) -> Result<Vec<Work>> {
         priced("tvl1, 16 pairs", &flow(16, 1))?,
         priced("tvl1, one pair", &flow(1, 1))?,
         priced("tvl1, 42 pairs, 300 iterations (10 medians)", &flow(tvl1::PAIRS, 10))?,
+        priced("tvl1, 42 pairs of 80x106, pack --preset small", &packed([80, 106], ViewSpec::small().flow))?,
+        priced("tvl1, 42 pairs of 256x340, pack --preset maclr-paper", &packed([256, 340], paper))?,
         priced("augmentation, 8 clips of 16x256x340 to 224, without jitter", &clips(0.0, false))?,
         priced("augmentation, with jitter", &clips(1.0, false))?,
         priced("augmentation, with jitter and blurs by boxes", &clips(1.0, true))?,

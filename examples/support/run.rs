@@ -9,7 +9,7 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use tubelet::flow::{color, motion::MotionInput};
+use tubelet::flow::{Gray, color, motion::MotionInput};
 use tubelet::ops::tvl1;
 use tubelet::tensor::Device;
 use tubelet::train::pretrain::{At, Observer, Report, Scores};
@@ -39,11 +39,12 @@ pub fn loader(
         return Ok(loader_of(cache, report, views, seed, motion));
     }
     let shown = Mutex::new(CacheShown::default());
-    let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
+    let flow = |pairs: &[(&Gray, &Gray)]| tvl1::flow_pairs(pairs, &views.flow);
     let progress = |p: CacheProgress| shown.lock().unwrap_or_else(|e| e.into_inner()).show(&bar, dir, p);
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&flow),
+        pairs: 1,
         threads: rayon::current_num_threads(),
         verify,
         stop,
@@ -115,10 +116,11 @@ pub fn foresee(dir: &Path, data: &Dataset, views: &ViewSpec, motion: bool) -> Re
         let lengths = (0..cache.len()).map(|i| cache.length(i).ok()).collect();
         return Ok(Foreseen { failed: report.failed, lengths });
     }
-    let flow = |a: &_, b: &_| tvl1::flow(a, b, &views.flow);
+    let flow = |pairs: &[(&Gray, &Gray)]| tvl1::flow_pairs(pairs, &views.flow);
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&flow),
+        pairs: 1,
         threads: rayon::current_num_threads(),
         verify: false,
         stop: &AtomicBool::new(false),

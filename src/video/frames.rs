@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Why reading was aborted.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Trouble {
+enum Trouble {
     /// It would exceed [`Decode::max_bytes`].
     Large,
     /// More bytes arrived than this, which were requested.
@@ -41,6 +41,9 @@ pub(super) struct Frames<'a> {
     rgb: Vec<u8>,
     /// With a requested rate, the last frame.
     last: Vec<u8>,
+    /// The first position at which the next frame is shown.
+    #[cfg(feature = "libav")]
+    end: usize,
     bytes: usize,
     trouble: Option<Trouble>,
 }
@@ -64,9 +67,16 @@ impl<'a> Frames<'a> {
             timed: 0,
             rgb: Vec::new(),
             last: Vec::new(),
+            #[cfg(feature = "libav")]
+            end: 0,
             bytes: 0,
             trouble: None,
         }
+    }
+
+    /// Forgets everything, to be filled again.
+    pub(super) fn restart(&mut self) {
+        *self = Frames::new(self.path, self.how, self.size);
     }
 
     /// How many frames to request: one more than fits, to distinguish a clip that is too large from one that just fits.
@@ -89,6 +99,50 @@ impl<'a> Frames<'a> {
                 self.pending.extend_from_slice(bytes);
             }
         }
+        self.received()
+    }
+
+    /// Adds a frame, of these lines, which is shown at `time` seconds of the stream's clock, if that is known.
+    #[cfg(feature = "libav")]
+    pub(super) fn add<'p>(&mut self, time: Option<f64>, lines: impl Iterator<Item = &'p [u8]>) -> ControlFlow<()> {
+        self.stamps.push(time);
+        lines.for_each(|line| self.pending.extend_from_slice(line));
+        self.bytes = self.bytes.saturating_add(self.frame);
+        self.received()
+    }
+
+    /// With a requested rate: notes the time of the next frame. Whether the frame before it is shown at all; then its lines
+    /// are to be given to [`Frames::picture`], before [`Frames::advance`].
+    #[cfg(feature = "libav")]
+    pub(super) fn next(&mut self, time: Option<f64>) -> bool {
+        let time = self.stamps.push(time);
+        self.timed += 1;
+        self.end = self.how.fps.map_or(0, |fps| place(time, fps));
+        self.timed > 1 && self.end > self.rgb.len() / self.frame
+    }
+
+    /// The lines of the frame before the next.
+    #[cfg(feature = "libav")]
+    pub(super) fn picture<'p>(&mut self, lines: impl Iterator<Item = &'p [u8]>) {
+        self.last.clear();
+        lines.for_each(|line| self.last.extend_from_slice(line));
+    }
+
+    /// Shows the frame before the next until that begins.
+    #[cfg(feature = "libav")]
+    pub(super) fn advance(&mut self) -> ControlFlow<()> {
+        self.show_last(self.end);
+        if self.trouble.is_some() || self.full() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Whether a rate is requested, so that frames may be shown never or more than once.
+    #[cfg(feature = "libav")]
+    pub(super) fn has_rate(&self) -> bool {
+        self.how.fps.is_some()
+    }
+
+    /// Looks at what has arrived.
+    fn received(&mut self) -> ControlFlow<()> {
         let limit = match self.how.fps {
             None if self.cut => self.most.saturating_mul(self.frame),
             None => self.most.saturating_add(1).saturating_mul(self.frame),
@@ -167,8 +221,17 @@ impl<'a> Frames<'a> {
         &self.stamps
     }
 
-    pub(super) fn trouble(&self) -> Option<Trouble> {
-        self.trouble
+    /// Whether the clip would exceed [`Decode::max_bytes`].
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Large))
+    }
+
+    /// The number of bytes that were requested, where more arrived.
+    pub(super) fn flood(&self) -> Option<usize> {
+        match self.trouble {
+            Some(Trouble::Flood(limit)) => Some(limit),
+            _ => None,
+        }
     }
 
     pub(super) fn complained(&self) -> bool {

@@ -7,6 +7,8 @@ pub(super) struct Messages {
     line: Vec<u8>,
     /// The first error message, without memory addresses.
     complaint: Option<String>,
+    /// The unit of time stamps, a fraction of a second.
+    unit: Option<(f64, f64)>,
     /// The first line that is neither a known kind of message nor a time stamp.
     other: Option<String>,
 }
@@ -36,8 +38,14 @@ impl Messages {
         let line = std::mem::take(&mut self.line);
         let text = String::from_utf8_lossy(&line);
         if line.starts_with(TIMES) {
-            if let Some((_, stamp)) = text.split_once(" pts_time:") {
-                time(stamp.split_whitespace().next().and_then(|s| s.parse().ok()));
+            let number = |name: &str| text.split_once(name)?.1.split([' ', ',']).find(|word| !word.is_empty());
+            if let Some((num, den)) = number("config in time_base:").and_then(|unit| unit.split_once('/')) {
+                self.unit = num.parse().ok().zip(den.parse().ok().filter(|den: &f64| *den > 0.0));
+            } else if let Some(stamp) = number(" pts_time:") {
+                // Seconds are printed with six digits; a count of units is exact.
+                let exact = number(" pts:").and_then(|pts| pts.parse::<i64>().ok()).zip(self.unit);
+                let exact = exact.map(|(pts, (num, den))| pts as f64 * num / den);
+                time(exact.or_else(|| stamp.parse().ok()));
             }
             return;
         }

@@ -55,26 +55,26 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// How long a program has been silent, as the sum of the intervals between looks at it. None counts for more than
 /// [`GLANCE`]: where this process was itself suspended meanwhile, as by SIGSTOP or with a sleeping computer, the clock
 /// went on, and a program that was suspended with it could not write.
-struct Silence {
+pub(super) struct Silence {
     limit: Duration,
     so_far: Duration,
 }
 
 impl Silence {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { limit, so_far: Duration::ZERO }
     }
 
     /// Adds the time since the last look.
-    fn add(&mut self, interval: Duration) {
+    pub(super) fn add(&mut self, interval: Duration) {
         self.so_far = self.so_far.saturating_add(interval.min(GLANCE));
     }
 
-    fn broken(&mut self) {
+    pub(super) fn broken(&mut self) {
         self.so_far = Duration::ZERO;
     }
 
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         self.limit.saturating_sub(self.so_far)
     }
 }

@@ -43,62 +43,74 @@ pub(super) const PROBE_BYTES: usize = 1 << 20;
 /// And less than this about its packets: some millions.
 const PACKET_BYTES: usize = 256 << 20;
 
+/// What `ffprobe` says of a file.
 #[derive(Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     #[serde(default)]
-    streams: Vec<Stream>,
+    pub streams: Vec<Stream>,
     #[serde(default)]
-    format: Container,
+    pub format: Container,
 }
 
 #[derive(Deserialize, Default)]
-struct Container {
-    format_name: Option<String>,
-    start_time: Option<String>,
-    duration: Option<String>,
+pub(super) struct Container {
+    pub format_name: Option<String>,
+    pub start_time: Option<String>,
+    pub duration: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Stream {
-    codec_type: Option<String>,
-    width: Option<i64>,
-    height: Option<i64>,
-    avg_frame_rate: Option<String>,
-    r_frame_rate: Option<String>,
-    nb_frames: Option<String>,
-    start_time: Option<String>,
-    duration: Option<String>,
+pub(super) struct Stream {
+    pub codec_type: Option<String>,
+    pub width: Option<i64>,
+    pub height: Option<i64>,
+    pub avg_frame_rate: Option<String>,
+    pub r_frame_rate: Option<String>,
+    pub nb_frames: Option<String>,
+    pub start_time: Option<String>,
+    pub duration: Option<String>,
     #[serde(default)]
-    disposition: Disposition,
+    pub disposition: Disposition,
     #[serde(default)]
-    tags: Tags,
+    pub tags: Tags,
     #[serde(default)]
-    side_data_list: Vec<SideData>,
+    pub side_data_list: Vec<SideData>,
 }
 
 #[derive(Deserialize, Default)]
-struct Disposition {
+pub(super) struct Disposition {
     #[serde(default)]
-    attached_pic: i64,
+    pub attached_pic: i64,
 }
 
 #[derive(Deserialize, Default)]
-struct Tags {
-    rotate: Option<String>,
+pub(super) struct Tags {
+    pub rotate: Option<String>,
     #[serde(rename = "DURATION")]
-    duration: Option<String>,
+    pub duration: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct SideData {
-    rotation: Option<f64>,
+pub(super) struct SideData {
+    pub rotation: Option<f64>,
+}
+
+/// Refuses what is no file, or empty.
+pub(super) fn check_file(path: &Path) -> Result<()> {
+    match files::check_regular(path, "a video")?.len() {
+        0 => Err(Error::data(path, "the file is empty")),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a file in which no video was found, with what was said about it.
+pub(super) fn no_video(path: &Path, said: &str) -> Error {
+    Error::data(path, format!("no video is found in it: {}", reason(said, path)))
 }
 
 /// Reads a file's headers with the `ffprobe` at `program`.
 pub(super) fn probe(program: &Path, path: &Path, patience: Patience) -> Result<Probe> {
-    if files::check_regular(path, "a video")?.len() == 0 {
-        return Err(Error::data(path, "the file is empty"));
-    }
+    check_file(path)?;
     let mut command = Command::new(program);
     command.args(["-v", "error", "-protocol_whitelist", "file", "-of", "json", "-show_entries"]);
     command.arg(
@@ -109,19 +121,11 @@ pub(super) fn probe(program: &Path, path: &Path, patience: Patience) -> Result<P
     command.arg("-i").arg(file_url(path));
     let output = collect("ffprobe", &mut command, PROBE_BYTES, path, patience)?;
     if !output.status.success() {
-        let why = reason(&output.stderr, path);
-        return Err(Error::data(path, format!("ffprobe finds no video in it: {why}")));
+        return Err(no_video(path, &output.stderr));
     }
     let answer: Answer = serde_json::from_slice(&output.stdout)
         .map_err(|e| Error::data(path, format!("ffprobe's answer about it is not understood: {e}")))?;
-    let is = |s: &Stream, kind: &str| s.codec_type.as_deref() == Some(kind);
-    match answer.streams.iter().find(|s| is(s, "video") && s.disposition.attached_pic == 0) {
-        Some(stream) => stream.probe(path, &answer.format),
-        None if answer.streams.iter().any(|s| is(s, "audio")) => {
-            Err(Error::data(path, "it holds sound but no moving picture"))
-        }
-        None => Err(Error::data(path, "it holds no video stream")),
-    }
+    answer.probe(path)
 }
 
 /// End of the last packet of any stream, in seconds of the file's clock. Nothing is decoded.
@@ -136,6 +140,20 @@ pub(super) fn last_packet(program: &Path, path: &Path, patience: Patience) -> Re
         Some(field("pts_time").or(field("dts_time"))? + field("duration_time").unwrap_or(0.0))
     };
     Ok(text.lines().filter_map(end).fold(f64::NEG_INFINITY, f64::max))
+}
+
+impl Answer {
+    /// What it says of the first video stream.
+    pub(super) fn probe(&self, path: &Path) -> Result<Probe> {
+        let is = |s: &Stream, kind: &str| s.codec_type.as_deref() == Some(kind);
+        match self.streams.iter().find(|s| is(s, "video") && s.disposition.attached_pic == 0) {
+            Some(stream) => stream.probe(path, &self.format),
+            None if self.streams.iter().any(|s| is(s, "audio")) => {
+                Err(Error::data(path, "it holds sound but no moving picture"))
+            }
+            None => Err(Error::data(path, "it holds no video stream")),
+        }
+    }
 }
 
 impl Stream {

@@ -21,6 +21,7 @@ pub mod cases;
 mod cpu;
 pub(super) mod cuda;
 mod flows;
+mod lanes;
 mod median;
 mod plane;
 mod pyramid;
@@ -32,6 +33,7 @@ mod warp;
 
 pub use cuda::{Plan, PlannedLevel, Pointers, launch};
 pub use flows::Flows;
+pub use lanes::Lanes;
 pub use recorded::Recorded;
 
 use crate::cpu::Isa;

@@ -274,8 +274,8 @@ impl<'a> Build<'a> {
     }
 
     fn make_of(&self) -> Make<'a> {
-        let Builder { ffmpeg, flow, stop, .. } = self.with;
-        Make { data: self.data, decode: &self.spec.decode, ffmpeg, flow: *flow, stop }
+        let Builder { ffmpeg, flow, pairs, stop, .. } = self.with;
+        Make { data: self.data, decode: &self.spec.decode, ffmpeg, flow: *flow, pairs: *pairs, stop }
     }
 
     fn stopped(&self) -> Error {

@@ -11,6 +11,9 @@ use super::FlowFn;
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Gray};
 
+/// Computes or reads the fields that start at these frames.
+type Fields<'a> = dyn Fn(&[usize]) -> Result<Vec<Flow>> + 'a;
+
 /// How the videos of a data set are decoded and their flow is computed.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Make<'a> {
@@ -18,6 +21,7 @@ pub(in super::super) struct Make<'a> {
     pub decode: &'a Decode,
     pub ffmpeg: &'a Ffmpeg,
     pub flow: Option<&'a FlowFn<'a>>,
+    pub pairs: usize,
     pub stop: &'a AtomicBool,
 }
 
@@ -36,42 +40,44 @@ impl Make<'_> {
         frame: impl Fn(usize) -> &'f [u8],
     ) -> Result<Vec<f16>> {
         let (name, frame) = (&item.name, &frame);
-        let field: Box<dyn Fn(usize) -> Result<Flow> + '_> = match &spec.source {
+        let fields: Box<Fields<'_>> = match &spec.source {
             FlowSource::Folder(root) => {
                 let dir = flow_folder::find(root, name)?;
                 flow_folder::check_source(&dir, &item.source)?;
                 let (files, native) = (Files::list(&dir)?, self.native_size(item)?);
                 files.expect(&dir, t, self.decode.max_frames == Some(t))?;
-                Box::new(move |t| files.read(t, [native, [h, w]]))
+                Box::new(move |starts| starts.iter().map(|&t| files.read(t, [native, [h, w]])).collect())
             }
             FlowSource::TvL1 => {
                 let Some(flow) = self.flow else {
                     return Err(Error::param("cache", "flow", "none", "flow is to be kept, and nothing computes it"));
                 };
-                Box::new(move |t| {
-                    let [from, to] = [t, t + spec.gap].map(|i| Gray::from_rgb(frame(i), h, w));
-                    flow(&from?, &to?)
+                Box::new(move |starts| {
+                    let mut at: Vec<usize> = starts.iter().flat_map(|&t| [t, t + spec.gap]).collect();
+                    at.sort_unstable();
+                    at.dedup();
+                    let greys: Result<Vec<Gray>> = at.iter().map(|&i| Gray::from_rgb(frame(i), h, w)).collect();
+                    let greys = greys?;
+                    let grey = |i: usize| &greys[at.partition_point(|&before| before < i)];
+                    flow(&starts.iter().map(|&t| (grey(t), grey(t + spec.gap))).collect::<Vec<_>>())
                 })
             }
         };
         spec.check_length(name, t)?;
-        let starts = (0..t - spec.gap).step_by(spec.every);
+        let starts: Vec<usize> = (0..t - spec.gap).step_by(spec.every).collect();
         let mut planes = Vec::with_capacity(starts.len() * 2 * h * w);
-        for t in starts {
+        for some in starts.chunks(self.pairs.max(1)) {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::stopped(Path::new(name), format!("the flow of {name} was not computed")));
             }
-            let field = field(t)?;
-            if [field.h(), field.w()] != [h, w] {
-                return Err(Error::shape(
-                    "cache",
-                    "flow",
-                    format!("{h} x {w}"),
-                    format!("{} x {}", field.h(), field.w()),
-                ));
+            let made = fields(some)?;
+            let size = |field: &Flow| [field.h(), field.w()];
+            if made.len() != some.len() || made.iter().any(|field| size(field) != [h, w]) {
+                let got = format!("{} of {:?}", made.len(), made.first().map(size));
+                return Err(Error::shape("cache", "flow", format!("{} of {:?}", some.len(), Some([h, w])), got));
             }
             let narrow = |x: &f32| f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
-            planes.extend(field.u().iter().chain(field.v()).map(narrow));
+            planes.extend(made.iter().flat_map(|field| field.u().iter().chain(field.v())).map(narrow));
         }
         Ok(planes)
     }

@@ -75,8 +75,8 @@ pub struct MotionSpec {
     pub gap: usize,
 }
 
-/// Computes the flow from one image to another.
-pub type FlowFn<'a> = dyn Fn(&Gray, &Gray) -> Result<Flow> + Sync + 'a;
+/// Computes the flows of pairs of images of one size, each from the first to the second.
+pub type FlowFn<'a> = dyn Fn(&[(&Gray, &Gray)]) -> Result<Vec<Flow>> + Sync + 'a;
 
 /// What building a cache needs.
 pub struct Builder<'a> {
@@ -85,6 +85,8 @@ pub struct Builder<'a> {
     /// Computes flow; required with [`FlowSource::TvL1`]. Runs in a rayon pool of one thread: work is parallel over
     /// videos, not over rows.
     pub flow: Option<&'a FlowFn<'a>>,
+    /// It is given at most so many pairs at once, all of one video. Between two calls the stop flag is looked at.
+    pub pairs: usize,
     /// Number of videos processed in parallel.
     pub threads: usize,
     /// Whether existing frames and flow are verified with their checksums (headers, sizes and maps always are). Damaged

@@ -48,6 +48,8 @@ pub struct PackSpec {
     /// Number of consecutive videos whose tar files are made by one thread. A smaller number divides the work of a small data
     /// set more evenly; the last tar file of each group is smaller than the others.
     pub group: u64,
+    /// Whether flow is computed on a GPU. Its last digits differ from those of the CPU, so all shards must do the same.
+    pub gpu_flow: bool,
 }
 
 impl PackSpec {

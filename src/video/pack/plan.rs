@@ -43,6 +43,9 @@ pub(super) struct FlowPlan {
     pub settings: String,
     pub every: usize,
     pub gap: usize,
+    /// Whether it is computed on a GPU, whose last digits are others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gpu: bool,
 }
 
 /// The file.
@@ -74,7 +77,8 @@ impl Plan {
             text.extend(item.name.as_bytes());
             text.extend(format!("\0{:?}\0", item.label).as_bytes());
         }
-        let flow = |m: &MotionSpec| FlowPlan { settings: m.settings.clone(), every: m.every, gap: m.gap };
+        let gpu = spec.gpu_flow;
+        let flow = |m: &MotionSpec| FlowPlan { settings: m.settings.clone(), every: m.every, gap: m.gap, gpu };
         Ok(Plan {
             format: FORMAT,
             videos,
@@ -149,7 +153,7 @@ impl Plan {
                 "group" | "shard_bytes" => format!("--{} {values}", name.replace('_', "-")),
                 "flow" if value.is_null() => "it has no flow, and here it is asked for (--flow)".to_owned(),
                 "flow" if other.is_null() => "it has flow, and here none is asked for (--flow)".to_owned(),
-                "flow" => format!("how flow is computed (--preset) {values}"),
+                "flow" => format!("how flow is computed (--preset, --device) {values}"),
                 _ => format!("{name} (--preset) {values}"),
             }
         };

@@ -215,14 +215,14 @@ impl Work<'_> {
     /// The frames and the flow of a video.
     fn make(&self, item: &Item) -> Result<Made> {
         let data = &self.splits.train;
-        let (Builder { ffmpeg, flow, stop, .. }, decode) = (self.with, &self.spec.decode);
+        let (Builder { ffmpeg, flow, pairs, stop, .. }, decode) = (self.with, &self.spec.decode);
         let is_file = matches!(item.source, Source::File(_) | Source::Part(..));
         if is_file && !self.has_ffmpeg.load(Ordering::Relaxed) {
             ffmpeg.version_until(stop)?;
             self.has_ffmpeg.store(true, Ordering::Relaxed);
         }
         let keys = Keys::by_content(item, data, self.spec)?;
-        let make = Make { data, decode, ffmpeg, flow: *flow, stop };
+        let make = Make { data, decode, ffmpeg, flow: *flow, pairs: *pairs, stop };
         let clip = make.clip(item)?;
         let planes = match &self.spec.motion {
             Some(spec) => make.flow(item, spec, [clip.t, clip.h, clip.w], |t| clip.frame(t))?,

@@ -22,7 +22,7 @@ const CLASSES: u64 = 400;
 /// `Io` when it cannot be written.
 pub fn synthetic(dir: &Path, videos: u64) -> Result<()> {
     let cache = CacheSpec { decode: Decode { short_side: Some(256), ..Decode::default() }, motion: None, maps: None };
-    let spec = PackSpec { cache, shard_bytes: PackSpec::SHARD_BYTES, group: PackSpec::GROUP };
+    let spec = PackSpec { cache, shard_bytes: PackSpec::SHARD_BYTES, group: PackSpec::GROUP, gpu_flow: false };
     let some = Splits::procedural(&ProceduralSpec::default())?;
     let classes: Vec<String> = (0..CLASSES).map(|c| format!("class_{c:03}")).collect();
     let plan = Plan { videos, train: videos, classes, ..Plan::new(&some, &spec)? };

@@ -107,7 +107,8 @@ fn entries(pack: &Pack, path: &Path, videos: &[u64]) -> Result<()> {
 /// `Data` when `splits` has other videos than the packed folder; `Stopped` when the flag was set; errors of the machine.
 pub fn originals(pack: &Pack, splits: &Splits, with: Verify<'_>) -> Result<Vec<Damage>> {
     let plan = &pack.index().settings.plan;
-    let spec = PackSpec { cache: plan.cache(), shard_bytes: plan.shard_bytes, group: plan.group };
+    let gpu_flow = plan.flow.as_ref().is_some_and(|flow| flow.gpu);
+    let spec = PackSpec { cache: plan.cache(), shard_bytes: plan.shard_bytes, group: plan.group, gpu_flow };
     if Plan::new(splits, &spec)? != *plan {
         return Err(Error::data(pack.dir(), "it was packed of other videos than these"));
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use tubelet::flow::flo;
+use tubelet::flow::{Gray, flo};
 use tubelet::ops::tvl1::{self, Tvl1};
 use tubelet::video::cache::Builder;
 use tubelet::video::{Cache, CacheSpec, Decode, Ffmpeg, FlowSource, MotionSpec, Splits};
@@ -107,11 +107,12 @@ fn flow_made_beforehand_is_the_flow_a_run_computes() {
 
     let splits = Splits::open(&dir.path().join("data"), None).unwrap();
     let tvl1 = settings();
-    let computed = |a: &_, b: &_| tvl1::flow(a, b, &tvl1);
+    let computed = |pairs: &[(&Gray, &Gray)]| tvl1::flow_pairs(pairs, &tvl1);
     let cache = |data, name: &str, source: FlowSource, every: usize| {
         let with = Builder {
             ffmpeg: Ffmpeg::default(),
             flow: (source == FlowSource::TvL1).then_some(&computed),
+            pairs: 1,
             threads: 2,
             verify: true,
             stop: &GO_ON,

@@ -139,6 +139,8 @@ fn wrong_options_and_a_full_disk_are_told() {
         (&["--cache", "c", "--merge", "--verify"], "cannot be used"),
         (&["--cache", "c", "--shard", "2/2", "--data", "train.txt"], "0/2 to 1/2"),
         (&["--cache", "c", "--merge", "--shard-bytes", "99999"], "--shard-bytes"),
+        (&["--cache", "c", "--verify", "--device", "auto"], "--device"),
+        (&["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--device", "gpu"], "cuda:N"),
     ] {
         let out = pack(d, args).unwrap();
         assert!(out.status.code() == Some(2) && text(&out).contains(words), "{args:?}: {}", text(&out));
@@ -152,6 +154,7 @@ fn wrong_options_and_a_full_disk_are_told() {
             "--shard-bytes 9: it must be",
         ),
         (&["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--group", "0"], "--group 0: it must be"),
+        (&["--cache", "c", "--shard", "0/1", "--data", "train.txt", "--device", "cuda:0"], "--device: it is for flow"),
         (&["--cache", ".", "--verify"], "no packed folder is here"),
         (&["--cache", ".", "--merge"], "nothing was packed here"),
         (&["--cache", "train.txt", "--shard", "0/1", "--data", "train.txt"], "--cache train.txt"),

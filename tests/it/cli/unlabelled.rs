@@ -47,7 +47,7 @@ fn what_cannot_be_trained_without_labels_is_told() {
     assert!(e.contains("--data videos/a0: there is one video") && e.contains("give several videos"), "{e}");
     if ffmpeg().is_some() {
         let e = refused(d, &["--data", "film.mp4"]).unwrap();
-        assert!(e.contains("--data film.mp4") && e.contains("finds no video in it"), "{e}");
+        assert!(e.contains("--data film.mp4") && e.contains("no video is found in it"), "{e}");
     }
     fs::write(d.join("paths.txt"), "videos/a0\nvideos/a1\n").unwrap();
     let e = refused(d, &["--data", "paths.txt", "--test", "test.txt", "--batch", "2"]).unwrap();

@@ -5,8 +5,14 @@ use super::host;
 use super::tvl1::{brief, pair};
 use tubelet::driver::Gpu;
 use tubelet::flow::Gray;
-use tubelet::ops::tvl1::{self, Flows, Tvl1};
+use tubelet::ops::tvl1::{self, Flows, Lanes, Tvl1};
 use tubelet::tensor::Device;
+use tubelet::video::Pack;
+use tubelet::video::cache::Builder;
+use tubelet::video::pack::{PackSpec, Shard, shard};
+
+use crate::video::cache::builder;
+use crate::video::pack::{merge, pack_spec, splits};
 
 /// Captures and replays in a test of `inside`.
 fn graphs(name: &str) -> [usize; 2] {
@@ -30,6 +36,20 @@ fn flows_on_the_cpu_are_those_of_pairs() {
     let pairs = [(pair(20, 24, 0)), (pair(20, 24, 1))];
     let pairs: Vec<(&Gray, &Gray)> = pairs.iter().map(|(a, b)| (a, b)).collect();
     assert_eq!(Flows::new(&Device::Cpu, &brief()).of(&pairs).unwrap(), tvl1::flow_pairs(&pairs, &brief()).unwrap());
+}
+
+#[test]
+fn a_packed_folder_is_made_by_two_streams_of_a_gpu() {
+    let ran = host::tests(&["--exact", "device::flows::inside::packed", "--ignored"], &[]);
+    assert!(ran.count("cuStreamCreate") >= 2 && ran.count("cuMemcpyDtoHAsync") > 0, "{}", ran.log);
+}
+
+#[test]
+fn lanes_on_the_cpu_are_flows_of_pairs() {
+    let pairs = [(pair(20, 24, 0)), (pair(20, 24, 1))];
+    let pairs: Vec<(&Gray, &Gray)> = pairs.iter().map(|(a, b)| (a, b)).collect();
+    let lanes = Lanes::new(&Device::Cpu, &brief()).unwrap();
+    assert_eq!((lanes.of(&pairs).unwrap(), lanes.pairs()), (tvl1::flow_pairs(&pairs, &brief()).unwrap(), 1));
 }
 
 mod inside {
@@ -79,5 +99,37 @@ mod inside {
                 });
             }
         });
+    }
+
+    /// The flow of a packed folder that three threads made on two streams is that of `flow_pairs_on`, which meets the definition
+    /// (`device::tvl1`), rounded to f16.
+    #[test]
+    #[ignore = "run by a_packed_folder_is_made_by_two_streams_of_a_gpu"]
+    fn packed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (device, p, splits) = (Device::Cuda(Gpu::cuda(0).unwrap()), few(), splits());
+        let lanes = Lanes::new(&device, &p).unwrap();
+        let flow = |pairs: &[(&Gray, &Gray)]| lanes.of(pairs);
+        let with = Builder { flow: Some(&flow), pairs: 4, threads: 3, ..builder(&|_| {}) };
+        let spec = PackSpec { gpu_flow: true, ..pack_spec() };
+        let report = shard(dir.path(), &splits, &spec, Shard::new(0, 1).unwrap(), &with).unwrap();
+        assert!(report.packed > 10 && report.gaps.is_empty(), "{report:?}");
+        merge(dir.path()).unwrap();
+        let (pack, motion) = (Pack::open(dir.path()).unwrap(), spec.cache.motion.unwrap());
+        for i in 0..pack.index().len() {
+            let view = pack.get(i).unwrap();
+            let (h, w) = view.size();
+            let grey = |t: usize| Gray::from_rgb(view.frame(t), h, w).unwrap();
+            let starts = (0..view.fields()).map(|m| m * motion.every);
+            let pairs: Vec<(Gray, Gray)> = starts.map(|t| (grey(t), grey(t + motion.gap))).collect();
+            let pairs: Vec<(&Gray, &Gray)> = pairs.iter().map(|(a, b)| (a, b)).collect();
+            assert_eq!(lanes.pairs(), tvl1::PAIRS);
+            for (m, want) in tvl1::flow_pairs_on(&device, &pairs, &p).unwrap().iter().enumerate() {
+                let got = view.flow_field(m);
+                let rounded =
+                    |plane: &[f32]| -> Vec<f32> { plane.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect() };
+                assert!(got.u() == rounded(want.u()) && got.v() == rounded(want.v()), "video {i}, field {m}");
+            }
+        }
     }
 }

@@ -19,6 +19,11 @@ pub fn difference(a: &Gray, b: &Gray) -> Result<Flow> {
     Flow::new(a.h(), a.w(), of(|x, y| (y - x) / 16.0), of(|x, y| (y - x) * x / 4096.0))
 }
 
+/// What computes the flow of a pair, as the cache takes it.
+pub fn of_pairs(flow: fn(&Gray, &Gray) -> Result<Flow>) -> impl Fn(&[(&Gray, &Gray)]) -> Result<Vec<Flow>> + Sync {
+    move |pairs| pairs.iter().map(|(a, b)| flow(a, b)).collect()
+}
+
 /// A loader of videos that are painted: `value(video, frame, row, column)`.
 pub fn loader(dir: &Path, views: &ViewSpec, lengths: &[usize], value: impl Fn(usize, usize, u32, u32) -> u8) -> Loader {
     for (video, &length) in lengths.iter().enumerate() {
@@ -44,9 +49,11 @@ pub fn cached(
     let list = dir.join("list.csv");
     std::fs::write(&list, text).unwrap();
     let data = Dataset::open(&list).unwrap();
+    let flow = of_pairs(flow);
     let with = Builder {
         ffmpeg: Ffmpeg::default(),
         flow: Some(&flow),
+        pairs: 3,
         threads: 2,
         verify: true,
         stop: &GO_ON,

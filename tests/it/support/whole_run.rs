@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tubelet::error::Error;
 use tubelet::eval::{features::extract, knn::knn, probe::probe};
+use tubelet::flow::Gray;
 use tubelet::ops::tvl1;
 use tubelet::train::folder::Folder;
 use tubelet::train::pretrain::{At, Earlier, Method, Observer, Outcome, Report, Scores, Settings, pretrain};
@@ -51,12 +52,13 @@ pub fn loaders(dir: &Path, training: &Training, motion: bool) -> Result<([Loader
     };
     let splits = Splits::procedural(&spec)?;
     let tvl1 = training.views.flow.clone();
-    let flow = |a: &_, b: &_| tvl1::flow(a, b, &tvl1);
+    let flow = |pairs: &[(&Gray, &Gray)]| tvl1::flow_pairs(pairs, &tvl1);
     let stop = AtomicBool::new(false);
     let loader = |data, motion: bool| -> Result<Loader, Error> {
         let with = Builder {
             ffmpeg: Ffmpeg::default(),
             flow: Some(&flow),
+            pairs: 1,
             threads: 2,
             verify: true,
             stop: &stop,

@@ -52,9 +52,13 @@ fn build_with(
     Cache::build(dir, data, spec, &builder)
 }
 
+fn of_all(pairs: &[(&Gray, &Gray)]) -> Result<Vec<Flow>> {
+    pairs.iter().map(|(a, b)| difference_and_shade(a, b)).collect()
+}
+
 pub fn builder<'a>(progress: &'a (dyn Fn(Progress) + Sync)) -> Builder<'a> {
-    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&difference_and_shade));
-    Builder { ffmpeg, flow, threads: 2, verify: true, stop: &GO_ON, progress }
+    let (ffmpeg, flow): (_, Option<&FlowFn>) = (Ffmpeg::default(), Some(&of_all));
+    Builder { ffmpeg, flow, pairs: 2, threads: 2, verify: true, stop: &GO_ON, progress }
 }
 
 pub fn build(dir: &Path, data: &Dataset, spec: &CacheSpec) -> Result<(Cache, Report)> {
@@ -302,11 +306,11 @@ fn who_writes_into_the_cache_is_said_to_those_who_wait() {
 
     // One that builds writes who it is, and takes it back when it is done.
     let waits = AtomicBool::new(false);
-    let slow = |a: &Gray, b: &Gray| {
+    let slow = |pairs: &[(&Gray, &Gray)]| {
         while !waits.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        difference_and_shade(a, b)
+        of_all(pairs)
     };
     let told = Mutex::new(None);
     let progress = |p: Progress| {
@@ -393,7 +397,7 @@ fn real_videos_are_cached_and_broken_ones_named() {
     let report = build(&bare, &data, &rgb).unwrap().1;
     assert_eq!([report.decoded, report.flowed], [3, 0]);
     // Once made, it needs no ffmpeg; before, its absence is one error.
-    let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
+    let absent = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Ffmpeg::programs() };
     fs::remove_file(dir.path().join("x/empty.avi")).unwrap();
     let (_, report) = build_with(&store, &data, &spec, |b| b.ffmpeg = absent.clone()).unwrap();
     assert_eq!((report.reused, report.failed.len()), (3, 1));

@@ -50,7 +50,7 @@ fn a_program_that_cannot_be_started_any_more_ends_building() {
     let data = list(d, &names);
     // It can be started once, to tell its version.
     let probe = script(d, "ffprobe", &format!("chmod -x $0; echo '{ANSWER}'"));
-    let ffmpeg = Ffmpeg { program: script(d, "ffmpeg", ""), probe, ..Ffmpeg::default() };
+    let ffmpeg = Ffmpeg { program: script(d, "ffmpeg", ""), probe, ..Ffmpeg::programs() };
     let only_frames = CacheSpec { motion: None, ..spec() };
     let error =
         Cache::build(&d.join("store"), &data, &only_frames, &Builder { ffmpeg, ..builder(&|_| {}) }).unwrap_err();
@@ -64,6 +64,6 @@ fn programs_that_fail_when_asked_for_their_version_are_no_programs() {
     let dir = tempfile::tempdir().unwrap();
     let program = script(dir.path(), "ffmpeg", "echo 'ffmpeg: libavcodec.so.61: cannot open' >&2; exit 127");
     let probe = script(dir.path(), "ffprobe", "echo version");
-    let text = Ffmpeg { program, probe, ..Ffmpeg::default() }.version().unwrap_err().to_string();
+    let text = Ffmpeg { program, probe, ..Ffmpeg::programs() }.version().unwrap_err().to_string();
     assert!(text.contains("libavcodec.so.61"), "{text}");
 }

@@ -134,6 +134,7 @@ fn programs_that_misbehave_are_stopped() {
         program: script(dir, "ffmpeg", program),
         probe: probe.clone(),
         timeout: Duration::from_secs(60),
+        ..Ffmpeg::programs()
     };
     let hurried = |program: &str| Ffmpeg { timeout: Duration::from_millis(1500), ..with(program) };
     let how = Decode { max_frames: Some(4), ..Default::default() };
@@ -177,7 +178,7 @@ fn programs_that_misbehave_are_stopped() {
         assert_eq!(error.is_of_the_machine(), of_the_machine, "{error}");
     }
 
-    let absent = Ffmpeg { program: dir.join("no-such-program"), probe: dir.join("nor-this"), ..Default::default() };
+    let absent = Ffmpeg { program: dir.join("no-such-program"), probe: dir.join("nor-this"), ..Ffmpeg::programs() };
     for text in [why(absent.decode(&file, &how)), absent.version().unwrap_err().to_string()] {
         assert!(text.contains("apt-get install ffmpeg"), "{text}");
     }
@@ -208,7 +209,12 @@ fn a_hanging_program_is_given_up_when_the_flag_is_set() {
     let hang = script(dir, "hang", &format!("touch {}; exec sleep 3600", started.display()));
     // The one that hangs may be either of the two.
     for (program, probe) in [(&hang, &probe), (&probe, &hang)] {
-        let with = Ffmpeg { program: program.clone(), probe: probe.clone(), timeout: Duration::from_secs(3600) };
+        let with = Ffmpeg {
+            program: program.clone(),
+            probe: probe.clone(),
+            timeout: Duration::from_secs(3600),
+            ..Ffmpeg::programs()
+        };
         let stop = AtomicBool::new(false);
         let _ = fs::remove_file(&started);
         let error = std::thread::scope(|s| {
@@ -231,7 +237,12 @@ const WAIT_DIR: &str = "TUBELET_TEST_WAIT_DIR";
 fn decode_what_is_written_late() {
     let Some(dir) = std::env::var_os(WAIT_DIR) else { return };
     let dir = Path::new(&dir);
-    let with = Ffmpeg { program: dir.join("late"), probe: dir.join("probe"), timeout: Duration::from_secs(4) };
+    let with = Ffmpeg {
+        program: dir.join("late"),
+        probe: dir.join("probe"),
+        timeout: Duration::from_secs(4),
+        ..Ffmpeg::programs()
+    };
     let how = Decode { max_frames: Some(1), ..Default::default() };
     assert_eq!(with.decode(&dir.join("video.mp4"), &how).unwrap().t, 1);
 }
@@ -277,7 +288,12 @@ const HANG_DIR: &str = "TUBELET_TEST_HANG_DIR";
 fn decode_until_killed() {
     let Some(dir) = std::env::var_os(HANG_DIR) else { return };
     let dir = Path::new(&dir);
-    let with = Ffmpeg { program: dir.join("hang"), probe: dir.join("probe"), timeout: Duration::from_secs(3600) };
+    let with = Ffmpeg {
+        program: dir.join("hang"),
+        probe: dir.join("probe"),
+        timeout: Duration::from_secs(3600),
+        ..Ffmpeg::programs()
+    };
     let _ = with.decode(&dir.join("video.mp4"), &Decode::default());
 }
 

@@ -14,7 +14,7 @@ use tubelet::video::cache::{Builder, Report};
 use tubelet::video::{Cache, CacheSpec, Dataset, Decode, Ffmpeg, FlowSource, MotionSpec};
 
 use super::cache::{self, builder, videos};
-use crate::support::painted_videos::{GO_ON, difference, loader, square, views};
+use crate::support::painted_videos::{GO_ON, difference, loader, of_pairs, square, views};
 use crate::support::videos::{ffmpeg, shared_data};
 
 /// Builds without ffmpeg; `computed` says whether flow may be.
@@ -23,8 +23,9 @@ fn build(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool) -> Result
 }
 
 fn build_on(dir: &Path, data: &Dataset, spec: &CacheSpec, computed: bool, threads: usize) -> Result<(Cache, Report)> {
-    let ffmpeg = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Default::default() };
-    let with = Builder { ffmpeg, flow: computed.then_some(&difference), threads, ..builder(&|_| {}) };
+    let ffmpeg = Ffmpeg { program: "no-such-program".into(), probe: "nor-this".into(), ..Ffmpeg::programs() };
+    let flow = of_pairs(difference);
+    let with = Builder { ffmpeg, flow: computed.then_some(&flow), threads, ..builder(&|_| {}) };
     Cache::build(dir, data, spec, &with)
 }
 
@@ -262,6 +263,7 @@ fn flow_of_a_video_file_is_as_large_as_the_video() {
         let with = Builder {
             ffmpeg: Ffmpeg::default(),
             flow: None,
+            pairs: 1,
             threads: 1,
             verify: true,
             stop: &GO_ON,

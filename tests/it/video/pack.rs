@@ -19,7 +19,7 @@ use crate::support::videos::put;
 
 /// Groups of three videos, and tar files of two of them.
 pub fn pack_spec() -> PackSpec {
-    PackSpec { cache: spec(), shard_bytes: 66_000, group: 3 }
+    PackSpec { cache: spec(), shard_bytes: 66_000, group: 3, gpu_flow: false }
 }
 
 /// Ten videos for training and some for testing, each of 16 x 16 x 20 frames and flow between half of them: 25 kB.
@@ -237,6 +237,8 @@ fn other_videos_and_settings_are_refused_and_so_is_a_shard_in_use() {
     let cache = CacheSpec { motion: None, ..spec() };
     let error = refused(&splits, &PackSpec { cache, ..pack_spec() }, [1, 2]);
     assert!(error.contains("none is asked for (--flow)"), "{error}");
+    let error = refused(&splits, &PackSpec { gpu_flow: true, ..pack_spec() }, [1, 2]);
+    assert!(error.contains("how flow is computed (--preset, --device) is"), "{error}");
     let mut cache = spec();
     cache.decode.short_side = Some(17);
     let error = refused(&splits, &PackSpec { cache, ..pack_spec() }, [1, 2]);

@@ -57,7 +57,8 @@ fn flow_files(dir: &Path) -> Result<()> {
 
 /// Videos of a few pixels, with and without flow, with and without maps.
 fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let flow = |a: &Gray, _: &Gray| Flow::new(a.h(), a.w(), vec![0.25; a.h() * a.w()], vec![-2.0; a.h() * a.w()]);
+    let still = |a: &Gray| Flow::new(a.h(), a.w(), vec![0.25; a.h() * a.w()], vec![-2.0; a.h() * a.w()]);
+    let flow = |pairs: &[(&Gray, &Gray)]| pairs.iter().map(|(a, _)| still(a)).collect();
     let (stop, temporary) = (AtomicBool::new(false), tempfile::tempdir()?);
     let spec = ProceduralSpec {
         classes: 2,
@@ -77,6 +78,7 @@ fn cache_files(root: &Path) -> std::result::Result<(), Box<dyn std::error::Error
         let with = Builder {
             ffmpeg: Ffmpeg::default(),
             flow: Some(&flow),
+            pairs: 4,
             threads: 1,
             verify: true,
             stop: &stop,

@@ -28,6 +28,7 @@ const WITHOUT: &[(&str, &[&str], &str)] = &[
 /// Benches that are not of one operation, and what they measure.
 const OTHER_BENCHES: &[(&str, &str)] = &[
     ("augment", "clips to the input of a network"),
+    ("decode", "video files through programs and within the process"),
     ("gpu", "every operation on a GPU"),
     ("model", "predicted training steps on a GPU, for `cargo xtask model`"),
     ("mcl_step", "what the alignment loss costs a training step"),
