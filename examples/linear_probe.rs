@@ -20,6 +20,7 @@ use tubelet::eval::scores::Scores;
 use tubelet::eval::sgd::{Layer, Sgd, sgd_while};
 use tubelet::eval::views::Views;
 use tubelet::eval::{Features, GoOn, probe::probe_while, svm::svm_while};
+use tubelet::files::fnv1a;
 use tubelet::train::limits;
 
 /// Train a linear classifier on the features of a frozen network, and score it on held-out videos.
@@ -116,11 +117,17 @@ fn run(args: &Args) -> Result<()> {
     let groups = args.groups.of(&splits.test)?;
     let several = protocol.classifier == Classifier::Logistic && args.l2().len() > 1;
     let sources = several.then(|| args.groups.of_training(&splits.train)).transpose()?;
+    let mut settings = args.settings(&protocol);
+    if let Some(sources) = &sources {
+        // They decide which penalty is taken.
+        let bytes: Vec<u8> = sources.iter().flat_map(|source| (*source as u64).to_le_bytes()).collect();
+        settings.insert("--groups.hash".to_owned(), format!("{:016x}", fnv1a(&bytes)).into());
+    }
     let task = Task {
         program: "linear_probe",
         data: vec![splits.train.clone(), splits.test.clone()],
         layout: splits.layout.clone(),
-        settings: args.settings(&protocol),
+        settings,
         plan: Vec::new(),
     };
     let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };

@@ -157,7 +157,8 @@ fn refuse_irregular(path: &Path, what: &str, metadata: &Metadata) -> Result<()> 
 }
 
 /// 64-bit FNV-1a, for names of files and to recognise content: the same on every machine and in every version.
-pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     fnv1a_on(bytes, 0xcbf2_9ce4_8422_2325)
 }
 

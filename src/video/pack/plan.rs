@@ -202,10 +202,30 @@ impl PlanFile {
                 return Ok(());
             }
             running(there.shards)?;
+        } else if let Some(name) = of_a_cache(dir)? {
+            let what = format!("this is the cache of other runs (it has {name}): a packed folder is one of its own");
+            return Err(Error::data(dir, what));
         }
         let text = serde_json::to_vec_pretty(&PlanFile::new(plan, shards)?);
         write_whole(&PlanFile::path(dir), &text.map_err(|e| Error::data(dir, e))?)
     }
+}
+
+/// A file of a cache of single videos, if there is one in `dir`.
+fn of_a_cache(dir: &Path) -> Result<Option<String>> {
+    let at = Error::io("read", dir);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == IoKind::NotFound => return Ok(None),
+        Err(e) => return Err(at(e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("read", dir))?.file_name();
+        if ["tbv", "tbf", "tbm"].iter().any(|kind| Path::new(&name).extension().is_some_and(|found| found == *kind)) {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes a file under a temporary name, waits until it is on disk, and renames it.

@@ -132,6 +132,11 @@ fn wrong_options_and_a_full_disk_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let d = dir.path();
     data(d, 12);
+    // A folder with the files of other runs stays what it is.
+    fs::create_dir(d.join("runs")).unwrap();
+    fs::write(d.join("runs/0123456789abcdef.tbv"), "").unwrap();
+    let Some(said) = fails(d, &with("runs", "0/1")) else { return };
+    assert!(said.contains("the cache of other runs") && !d.join("runs/pack.json").exists(), "{said}");
     let Some(program) = example("pack") else { return };
     for (args, words) in [
         (&["--cache", "c"][..], "--shard"),

@@ -40,6 +40,11 @@ fn one_of_several_penalties_is_chosen_without_the_test_videos() {
         String::from_utf8_lossy(&out.stderr).lines().rfind(|line| line.starts_with("error: ")).unwrap().to_owned()
     };
     assert!(refused("--l2 1,2 --out four").contains("--groups"), "the sources of training videos are not known");
+    // Other sources choose another penalty: that is another evaluation.
+    groups(&|i| i / 2, both);
+    let out = program(d, "--l2 1000,0.001,0.03 --groups groups.csv --out one").unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("--groups"), "{said}");
     groups(&|_| 0, both);
     assert!(refused("--l2 1,2 --groups groups.csv --out four").contains("of one source"));
     assert!(refused("--l2 1,nan --groups groups.csv --out four").contains("--l2"));
