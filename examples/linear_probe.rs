@@ -156,43 +156,52 @@ struct Classified {
 /// of the training videos, where the penalty is to be chosen.
 fn classify(args: &Args, p: &Protocol, run: &mut Evaluation, sources: Option<&[usize]>) -> Result<Option<Classified>> {
     let how = Sgd { lr: p.lr, epochs: p.epochs, batch: p.batch, seed: args.options.seed };
+    let go_on = go_on(run.stop.clone(), &run.out);
+    if p.classifier == Classifier::Sgd && !p.sampling.unit {
+        return by_views(run, &how, &go_on);
+    }
+    let parts = [run.features(0)?, run.features(1)?];
+    run.ranks.on_first(&run.stop, || of_features(args, p, &how, parts, sources, &go_on))
+}
+
+/// Trains the classifier on the features of the training videos and scores it on those of the test videos.
+fn of_features(
+    args: &Args,
+    p: &Protocol,
+    how: &Sgd,
+    [train, test]: [Features; 2],
+    sources: Option<&[usize]>,
+    go_on: GoOn,
+) -> Result<Classified> {
     let unfinished = |done: bool| {
         if !done {
             warn("the classifier did not reach its minimum: rounding or the number of iterations ended the search");
         }
     };
-    let go_on = go_on(run.stop.clone(), &run.out);
-    if p.classifier == Classifier::Sgd && !p.sampling.unit {
-        return by_views(run, &how, &go_on);
-    }
-    let (train, test) = (run.features(0)?, run.features(1)?);
-    if !run.ranks.is_first() {
-        return Ok(None);
-    }
     let (classes, scores, l2) = match p.classifier {
         Classifier::Logistic => {
             let l2 = match sources {
                 None => args.l2()[0],
-                Some(sources) => chosen(&train, sources, args.l2(), &go_on)?,
+                Some(sources) => chosen(&train, sources, args.l2(), go_on)?,
             };
-            let result = probe_while(&train, &test, l2, &go_on)?;
+            let result = probe_while(&train, &test, l2, go_on)?;
             unfinished(result.converged);
             (result.classes, result.scores, Some(l2))
         }
         Classifier::Svm => {
-            let result = svm_while(&train, &test, args.c(), &go_on)?;
+            let result = svm_while(&train, &test, args.c(), go_on)?;
             unfinished(result.converged);
             (result.classes, result.scores, None)
         }
         Classifier::Sgd => {
-            let layer = descend(&train, 1, &how, &go_on)?;
+            let layer = descend(&train, 1, how, go_on)?;
             let rows = test.values().chunks_exact(test.d());
             let scores: Vec<f64> = rows.flat_map(|row| layer.scores(row)).collect();
             let figures = figures(&layer, &scores, test.labels())?;
             (layer.classes, figures, None)
         }
     };
-    Ok(Some(Classified { classes, scores, l2 }))
+    Ok(Classified { classes, scores, l2 })
 }
 
 /// The penalty of several that reaches most on sources that are left out.

@@ -50,6 +50,11 @@ impl Groups {
         let known = known.with_context(|| format!("--l2: {what}: give --groups with lines of these, too"))?;
         let names: BTreeSet<&String> = known.iter().collect();
         ensure!(names.len() > 1, "--l2: the training videos are of one source, and each is left out in turn");
+        let mut seen = BTreeMap::new();
+        let mut again =
+            known.iter().zip(&data.items).map(|(source, item)| *seen.entry(item.label).or_insert(source) != source);
+        let what = "no class of the training videos is of two sources, so leaving one out tells nothing";
+        ensure!(again.any(|is| is), "--l2 and --groups: {what}");
         Ok(known.iter().map(|source| names.iter().position(|name| *name == source).unwrap_or(0)).collect())
     }
 

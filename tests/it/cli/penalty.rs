@@ -47,6 +47,9 @@ fn one_of_several_penalties_is_chosen_without_the_test_videos() {
     assert!(!out.status.success() && said.contains("--groups"), "{said}");
     groups(&|_| 0, both);
     assert!(refused("--l2 1,2 --groups groups.csv --out four").contains("of one source"));
+    let by_class = ["a", "b"].map(|class| (0..3).map(|i| format!("videos/{class}{i},S{class}\n")).collect::<String>());
+    fs::write(d.join("groups.csv"), by_class.concat() + both).unwrap();
+    assert!(refused("--l2 1,2 --groups groups.csv --out four").contains("no class of the training videos is of two"));
     assert!(refused("--l2 1,nan --groups groups.csv --out four").contains("--l2"));
     groups(&|i| i, "");
     assert!(refused("--l2 1,2 --groups groups.csv --out four").contains("no line of the test video videos/a3"));

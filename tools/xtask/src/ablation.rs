@@ -1,11 +1,12 @@
 //! `cargo xtask ablation`: the contribution of each part of MCL. Runs every row of the table in `docs/experiments.md`
 //! with the example programs, and makes the table from their summaries.
 
+use crate::programs;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 const SEEDS: u64 = 3;
@@ -98,8 +99,7 @@ struct Set {
 /// procedural clips and, if `gestures` is given, on that data set; writes `record.json` there and returns the tables as
 /// Markdown.
 pub fn run(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<String> {
-    let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
-    ensure!(built.success(), "the examples do not build");
+    let programs = programs::folder(root, None)?;
     let owned = |options: &[&str]| options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>();
     let mut sets = vec![Set { name: "procedural", options: owned(&["--epochs", "20"]) }];
     if let Some(data) = gestures {
@@ -111,7 +111,7 @@ pub fn run(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<String
     for row in &ROWS {
         for set in &sets {
             for seed in 0..SEEDS {
-                runs.push((row, set, summary(root, folder, row, set, seed)?));
+                runs.push((row, set, summary(&programs, folder, row, set, seed)?));
             }
         }
     }
@@ -132,13 +132,13 @@ pub fn run(root: &Path, folder: &Path, gestures: Option<&Path>) -> Result<String
 }
 
 /// The summary of one run, which is started if there is none.
-fn summary(root: &Path, folder: &Path, (row, example, options): &Row, set: &Set, seed: u64) -> Result<Value> {
+fn summary(programs: &Path, folder: &Path, (row, example, options): &Row, set: &Set, seed: u64) -> Result<Value> {
     let place = ROWS.iter().position(|(name, ..)| name == row).unwrap_or_default();
     let out = folder.join(format!("{}-{place}-{seed}", set.name));
     let file = out.join("summary.json");
     if !file.is_file() {
         println!("{row}, {}, seed {seed}", set.name);
-        let program: PathBuf = root.join("target/release/examples").join(example);
+        let program = programs.join(example);
         let done = Command::new(&program)
             .args(&set.options)
             .args(*options)

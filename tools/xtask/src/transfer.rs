@@ -2,6 +2,7 @@
 //! each network: linear probe, retrieval, and fine-tuning with all labels and with a part of them, beside a random network
 //! and training from scratch. It makes a table and a figure from the summaries.
 
+use crate::programs;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -91,15 +92,7 @@ struct Row {
 /// # Errors
 /// When a program does not build or fails; when a file cannot be written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
-    let programs = match &options.programs {
-        Some(programs) => programs.clone(),
-        None => {
-            let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
-            ensure!(built.success(), "the examples do not build");
-            root.join("target/release/examples")
-        }
-    };
-    let programs = programs.canonicalize().context("--programs")?;
+    let programs = programs::folder(root, options.programs.as_deref())?;
     fs::create_dir_all(&options.folder)?;
     let mut rows = Vec::new();
     for seed in 0..options.seeds {

@@ -11,6 +11,7 @@ mod frames;
 mod process;
 mod run;
 
+use crate::programs;
 use anyhow::{Context, Result, bail, ensure};
 use process::Process;
 use run::{METHODS, Outcome, PHASES, Phase, Run};
@@ -19,7 +20,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Command-line options.
@@ -128,14 +128,7 @@ struct Chaos {
 /// # Errors
 /// When the examples do not build, or an undisturbed run fails.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
-    let programs = match &options.programs {
-        Some(folder) => fs::canonicalize(folder).with_context(|| format!("cannot read {}", folder.display()))?,
-        None => {
-            let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
-            ensure!(built.success(), "the examples do not build");
-            root.join("target/release/examples")
-        }
-    };
+    let programs = programs::folder(root, options.programs.as_deref())?;
     let home = root.join("target/chaos");
     let _ = fs::remove_dir_all(&home); // of an earlier run
     let data = home.join("data");

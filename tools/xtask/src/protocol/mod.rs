@@ -10,7 +10,8 @@ mod set;
 
 pub use options::Options;
 
-use anyhow::{Context, Result, ensure};
+use crate::programs;
+use anyhow::{Context, Result};
 use options::{Method, PENALTIES};
 use record::{Entry, Record, now};
 use runs::{Place, Runs};
@@ -19,7 +20,6 @@ use serde_json::{Map, Value, json};
 use set::Set;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// Runs everything that is not done yet, writes `protocol.json` and `protocol.svg` into the folder, and prints a table.
 ///
@@ -49,15 +49,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             record.first_time(&entry("test", method, options.seeds))?;
         }
     }
-    let programs = match &options.programs {
-        Some(programs) => programs.clone(),
-        None => {
-            let built = Command::new("cargo").args(["build", "--release", "--examples"]).current_dir(root).status()?;
-            ensure!(built.success(), "the examples do not build");
-            root.join("target/release/examples")
-        }
-    };
-    let programs = programs.canonicalize().context("--programs")?;
+    let programs = programs::folder(root, options.programs.as_deref())?;
     let mut actors = set.actors()?;
     actors.truncate(options.folds.unwrap_or(actors.len()));
     let places: Vec<Place> = actors.into_iter().map(Place::Fold).collect();
