@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use support::checks::of_option;
 use support::evaluate::{Options, Task};
 use support::output::say;
-use support::protocol::ProtocolOption;
+use support::protocol::{PoolOption, ProtocolOption, Sampling};
 use support::table::Table;
 use tubelet::eval::npy;
 use tubelet::train::folder::AtomicFile;
@@ -19,7 +19,7 @@ use tubelet::video::{Dataset, Splits};
 
 /// Write the features of videos, labelled or not, to features.npy ([n d] f32) and index.csv (row, file, label).
 ///
-/// A row is the average over a video's views. Videos are read one after the other: memory does not grow with their
+/// A row is the average over a video's views, or what --pool makes of them. Videos are read one after the other: memory does not grow with their
 /// number. An interrupted run begins again with the decoded frames of the cache, and writes the same files.
 #[derive(Parser)]
 #[command(version, allow_negative_numbers = true)]
@@ -28,6 +28,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     protocol: ProtocolOption,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Which videos of a data set with a training and a test part (procedural clips have both); those of others are all
     /// taken
     #[arg(long, value_enum, default_value_t = Which::All)]
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
-    let prepared = options.prepare(args.protocol.preset.protocol().sampling)?;
+    let prepared = options.prepare(Sampling { pool: args.pool.pool, ..args.protocol.preset.protocol().sampling })?;
     let videos = &options.videos;
     let splits = match videos.input() {
         // Of one class as well: nothing is compared here.
@@ -69,10 +71,10 @@ fn run(args: &Args) -> Result<()> {
     settings.insert("--part".into(), args.part.name().into());
     let task = Task { program: "extract_features", data: vec![data], layout, settings, plan: Vec::new() };
     let Some(mut run) = prepared.open(options, task)? else { return Ok(()) };
-    let (n, d) = (run.parts[0].len(), run.dim());
+    let (n, d) = (run.parts[0].len(), run.row_len());
     let mut file = AtomicFile::create(&run.out.join("features.npy"))?;
     file.write(&npy::header(n, d))?;
-    run.means(0, &mut |_, row| {
+    run.rows(0, &mut |_, row| {
         let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
         file.write(&bytes)
     })?;

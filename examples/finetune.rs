@@ -23,6 +23,7 @@ use support::settings::{EARLIER, FREE, OPTIONS, identity, of_recipe, path};
 use support::summary::Summary;
 use tubelet::augment::rand_augment::RandAugment;
 use tubelet::dist::sum::Wire;
+use tubelet::eval::Pool;
 use tubelet::eval::scores::Scores;
 use tubelet::eval::views::{Frozen, Score, Views};
 use tubelet::train::checkpoint::newest_intact;
@@ -147,6 +148,7 @@ impl Preset {
             segments: recipe.segments,
             colours: None,
             unit: false,
+            pool: Pool::Mean,
         };
         let maclr = Sampling { network: Some(MACLR), ..all.clone() };
         match self {

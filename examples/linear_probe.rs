@@ -14,12 +14,12 @@ use support::classified::{self, Groups};
 use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, go_on};
 use support::output::{say, warn};
-use support::protocol::{Classifier, Protocol, ProtocolOption};
+use support::protocol::{Classifier, PoolOption, Protocol, ProtocolOption};
 use tubelet::eval::penalty::{Tried, best, try_penalties};
 use tubelet::eval::scores::Scores;
 use tubelet::eval::sgd::{Layer, Sgd, sgd_while};
 use tubelet::eval::views::Views;
-use tubelet::eval::{Features, GoOn, probe::probe_while, svm::svm_while};
+use tubelet::eval::{Features, GoOn, Pool, probe::probe_while, svm::svm_while};
 use tubelet::files::fnv1a;
 use tubelet::train::limits;
 
@@ -35,6 +35,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     protocol: ProtocolOption,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Classifier [default: the preset's; small: logistic]
     #[arg(long, value_enum)]
     classifier: Option<Classifier>,
@@ -70,6 +72,13 @@ impl Args {
         p.lr = self.lr.unwrap_or(p.lr);
         p.epochs = self.epochs.unwrap_or(p.epochs);
         p.batch = self.batch.unwrap_or(p.batch);
+        p.sampling.pool = self.pool.pool;
+        ensure!(
+            p.sampling.pool == Pool::Mean || p.classifier != Classifier::Sgd || p.sampling.unit,
+            "--pool {}: --preset {} trains a classifier on single clips, and takes their mean alone",
+            p.sampling.pool.name(),
+            p.sampling.preset
+        );
         for (option, given, of) in [
             ("--l2", !self.l2.is_empty(), Classifier::Logistic),
             ("--c", self.c.is_some(), Classifier::Svm),
@@ -138,7 +147,11 @@ fn run(args: &Args) -> Result<()> {
     let Some(Classified { classes, scores, l2 }) = classified else { return Ok(()) };
     let groups = groups.map(|all| all.keep(&test));
     let mut summary = run.summary();
-    summary.set("classifier", protocol.classifier.name()).set("l2", l2).set("ranks", run.ranks.world.size);
+    summary
+        .set("classifier", protocol.classifier.name())
+        .set("pool", protocol.sampling.pool.name())
+        .set("l2", l2)
+        .set("ranks", run.ranks.world.size);
     classified::write(&run, summary, &classes, &scores, groups.as_ref())
 }
 
@@ -222,17 +235,17 @@ fn chosen(train: &Features, sources: &[usize], penalties: &[f64], go_on: GoOn) -
 fn by_views(run: &mut Evaluation, how: &Sgd, go_on: GoOn) -> Result<Option<Classified>> {
     let middle = Views { crops: 1, ..run.views };
     let labels: Vec<usize> = run.parts[0].labels().into_iter().flat_map(|l| vec![l; middle.count()]).collect();
-    let mut rows = Vec::with_capacity(labels.len() * run.dim());
-    run.rows(0, middle, &mut |_, _, row| {
+    let mut rows = Vec::with_capacity(labels.len() * run.row_len());
+    run.each_view(0, middle, &mut |_, _, row| {
         rows.extend_from_slice(row);
         Ok(())
     })?;
-    let train = Features::new(run.dim(), rows, labels)?;
+    let train = Features::new(run.row_len(), rows, labels)?;
     let layer = run.ranks.on_first(&run.stop, || descend(&train, middle.count(), how, go_on))?;
     let (labels, all) = (run.parts[1].labels(), run.views);
     let c = layer.as_ref().map_or(0, |layer| layer.classes.len());
     let mut scores = vec![0.0; labels.len() * c];
-    run.rows(1, all, &mut |video, _, row| {
+    run.each_view(1, all, &mut |video, _, row| {
         let Some(layer) = &layer else { return Ok(()) };
         let own = &mut scores[video * c..][..c];
         own.iter_mut().zip(layer.probabilities(row)).for_each(|(s, p)| *s += p / all.count() as f64);

@@ -18,12 +18,13 @@ use support::init::{self, Network};
 use support::options::set;
 use support::output::{count, say};
 use support::progress::Progress;
+use support::protocol::PoolOption;
 use support::settings::path;
 use support::similarity::{self, Found, Set};
 use support::stop::{go_on, stop_flag};
 use support::summary::Summary;
-use tubelet::eval::GoOn;
-use tubelet::eval::views::{Frozen, Load, Views, Work, mean};
+use tubelet::eval::views::{Frozen, Load, Row, Views, Work, rows};
+use tubelet::eval::{GoOn, Pool};
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Arch, Precision};
 use tubelet::tensor::Device;
@@ -56,6 +57,8 @@ struct Args {
     arch: Option<&'static Arch>,
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Seed of the videos, and of random weights
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = within::<u64>(limits::SEED))]
     seed: u64,
@@ -183,6 +186,9 @@ impl Args {
         let Prepared { device, network, views, spec, set } = it;
         let mut frozen = Frozen::new(&network.trunk, &network.params.to(device)?, self.precision);
         let [dims, _] = spec.dims();
+        if self.pool.pool != Pool::Mean {
+            frozen = frozen.keeping_time(dims)?;
+        }
         let (n, some) = (set.videos(), (MOST / dims.iter().product::<usize>()).clamp(1, BATCH));
         let load: Arc<Load> = Arc::new({
             let (set, spec, views) = (set.clone(), spec.clone(), *views);
@@ -196,19 +202,20 @@ impl Args {
         let bar = Progress::new(&format!("features of {from}"), "videos", n as u64, 0);
         let work =
             Work { videos: n, views: views.count(), dims, batch: some, workers: rayon::current_num_threads(), load };
-        let mut rows = Vec::with_capacity(n);
-        mean(&mut frozen, &work, true, &mut |_, row| {
-            rows.push(row);
+        let mut found = Vec::with_capacity(n);
+        let how = Row { pool: self.pool.pool, unit: true, ..Row::MEAN };
+        rows(&mut frozen, &work, how, &mut |_, row| {
+            found.push(row);
             bar.inc(1);
             Ok(())
         })?;
         bar.finish();
-        let finite = rows.iter().flatten().all(|v| v.is_finite());
+        let finite = found.iter().flatten().all(|v| v.is_finite());
         ensure!(
             finite,
             "--init: the network computes infinite or NaN features of these videos: its weights are damaged"
         );
-        Ok(rows)
+        Ok(found)
     }
 
     /// Everything that the result depends on.
@@ -222,6 +229,7 @@ impl Args {
             "--queries": self.queries,
             "--precision": self.precision,
             "--clips": it.views.clips,
+            "--pool": self.pool.pool.name(),
             "--frames": spec.frames,
             "--stride": spec.stride,
             "--side": spec.side,
@@ -269,6 +277,7 @@ impl Args {
             .set("queries", self.queries)
             .set("videos", it.set.videos())
             .set("clips", it.views.clips)
+            .set("pool", self.pool.pool.name())
             .set("frames", it.spec.frames)
             .set("stride", it.spec.stride)
             .set("side", it.spec.side)

@@ -14,7 +14,7 @@ use support::animation;
 use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, Part, go_on};
 use support::output::say;
-use support::protocol::ProtocolOption;
+use support::protocol::{PoolOption, ProtocolOption, Sampling};
 use support::sheet::{self, Key, Legend, Sample, Strip};
 use support::table::Table;
 use tubelet::eval::retrieval::{Retrieved, retrieve};
@@ -43,6 +43,8 @@ struct Args {
     options: Options,
     #[command(flatten)]
     protocol: ProtocolOption,
+    #[command(flatten)]
+    pool: PoolOption,
 }
 
 fn main() -> ExitCode {
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let options = &args.options;
-    let prepared = options.prepare(args.protocol.preset.protocol().sampling)?;
+    let prepared = options.prepare(Sampling { pool: args.pool.pool, ..args.protocol.preset.protocol().sampling })?;
     let splits = options.videos.labelled(options.seed)?;
     let parts = vec![splits.train, splits.test];
     let task = Task { program: "retrieve", data: parts, layout: splits.layout, settings: Map::new(), plan: Vec::new() };

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::Instant;
+use tubelet::eval::Pool;
 use tubelet::eval::views::{Frozen, Views};
 use tubelet::nn::nets::Naming;
 use tubelet::nn::{Arch, Precision};
@@ -229,7 +230,10 @@ impl Prepared {
         goes_on(&out, &settings, true)?;
         ranks.agree_on_videos(&settings)?;
         let Prepared { device, network: start, sampling, views, spec, .. } = self;
-        let network = Frozen::new(&start.trunk, &start.params.to(&device)?, options.precision);
+        let mut network = Frozen::new(&start.trunk, &start.params.to(&device)?, options.precision);
+        if sampling.pool != Pool::Mean {
+            network = network.keeping_time(spec.dims()[0])?;
+        }
         let (skipped, began) = (skipped.len(), Instant::now());
         Ok(Some(Evaluation {
             options,
@@ -274,6 +278,7 @@ impl Prepared {
             "mean": spec.augment.mean.map(|v| v.to_string()),
             "std": spec.augment.std.map(|v| v.to_string()),
             "unit": self.sampling.unit,
+            "--pool": self.sampling.pool.name(),
         });
         // The network may have moved, where its checksum says that it is the same.
         let mut paths =
@@ -315,6 +320,7 @@ impl Prepared {
                 ),
             ),
             ("network", format!("{}, {} features, {from}", self.network.arch(), self.network.trunk.features_dim())),
+            ("--pool", self.sampling.pool.name().to_owned()),
             ("device", format!("{}; precision {}", options.common.device_name(&self.device), options.precision)),
             ("--cache", options.videos.cache.display().to_string()),
         ];

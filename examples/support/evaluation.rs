@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tubelet::error::ErrorKind;
 use tubelet::eval::Features;
-use tubelet::eval::views::{Each, Frozen, Load, Views, Work, extract, mean};
+use tubelet::eval::views::{Each, Frozen, Load, Row, Views, Work, extract, rows};
 use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::views::{Loader, ViewSpec};
@@ -62,7 +62,7 @@ impl Part {
 }
 
 /// Takes the numbers of a video, and of how many views they are.
-type Row<'a> = dyn FnMut(usize, usize, Vec<f32>) -> tubelet::Result<()> + 'a;
+type Take<'a> = dyn FnMut(usize, usize, Vec<f32>) -> tubelet::Result<()> + 'a;
 
 /// An evaluation with its output folder opened and its videos in the cache.
 pub struct Evaluation<'a> {
@@ -97,9 +97,19 @@ impl Evaluation<'_> {
         self.folder.settle(&self.settings, free).context("--out")
     }
 
-    /// Length of the features.
-    pub fn dim(&self) -> usize {
+    /// Length of the features of a view.
+    fn dim(&self) -> usize {
         self.network.features()
+    }
+
+    /// How the features of a video's views become its row.
+    fn row(&self) -> Row {
+        Row { pool: self.sampling.pool, crops: self.views.crops, unit: self.sampling.unit }
+    }
+
+    /// Length of a video's row.
+    pub fn row_len(&self) -> usize {
+        self.row().len(&self.network, self.views.count())
     }
 
     /// The work of passing `views` of some of the videos of part `part` through the network, and a bar for it.
@@ -119,30 +129,29 @@ impl Evaluation<'_> {
         (Work { videos, views: views.count(), dims, batch, workers, load }, bar)
     }
 
-    /// Calls `row(video, features)` with the average over all views of each video of part `part`, in order; of several ranks all
-    /// do so.
-    pub fn means(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
-        let (views, unit) = (self.views, self.sampling.unit);
-        let compute = |network: &mut Frozen, work: &Work, row: &mut Row| {
-            mean(network, work, unit, &mut |video, values| row(video, work.views, values))
+    /// Calls `row(video, features)` with the row of each video of part `part`, in order; of several ranks all do so.
+    pub fn rows(&mut self, part: usize, row: &mut dyn FnMut(usize, Vec<f32>) -> tubelet::Result<()>) -> Result<()> {
+        let (views, of) = (self.views, self.row());
+        let compute = |network: &mut Frozen, work: &Work, row: &mut Take| {
+            rows(network, work, of, &mut |video, values| row(video, work.views, values))
         };
-        self.shared(part, views, self.dim(), &compute, &mut |video, values| row(video, values.to_vec()))
+        self.shared(part, views, self.row_len(), &compute, &mut |video, values| row(video, values.to_vec()))
     }
 
-    /// The average features of all videos of part `part`, with their labels.
+    /// The rows of all videos of part `part`, with their labels.
     pub fn features(&mut self, part: usize) -> Result<Features> {
-        let mut values = Vec::with_capacity(self.parts[part].len() * self.dim());
-        self.means(part, &mut |_, row| {
+        let mut values = Vec::with_capacity(self.parts[part].len() * self.row_len());
+        self.rows(part, &mut |_, row| {
             values.extend(row);
             Ok(())
         })?;
-        Ok(Features::new(self.dim(), values, self.parts[part].labels())?)
+        Ok(Features::new(self.row_len(), values, self.parts[part].labels())?)
     }
 
     /// Calls `row(video, view, features)` for `views` of the videos of part `part`, in order; of several ranks all do so.
-    pub fn rows(&mut self, part: usize, views: Views, row: &mut Each) -> Result<()> {
+    pub fn each_view(&mut self, part: usize, views: Views, row: &mut Each) -> Result<()> {
         let d = self.dim();
-        let compute = |network: &mut Frozen, work: &Work, row: &mut Row| {
+        let compute = |network: &mut Frozen, work: &Work, row: &mut Take| {
             let mut all = Vec::with_capacity(work.views * d);
             extract(network, work, &mut |video, view, features| {
                 all.extend_from_slice(features);
@@ -162,7 +171,7 @@ impl Evaluation<'_> {
         part: usize,
         views: Views,
         each: usize,
-        compute: &dyn Fn(&mut Frozen, &Work, &mut Row) -> tubelet::Result<()>,
+        compute: &dyn Fn(&mut Frozen, &Work, &mut Take) -> tubelet::Result<()>,
         take: &mut dyn FnMut(usize, &[f32]) -> tubelet::Result<()>,
     ) -> Result<()> {
         let (videos, ranks, stop) = (self.parts[part].len(), self.ranks.clone(), self.stop.clone());

@@ -1,7 +1,9 @@
 //! Protocols of evaluation by name: which clips of a video are seen, and which classifier is trained on their features.
 //! The table with its sources is in `docs/evaluation.md`.
 
+use super::args::one_of;
 use clap::ValueEnum;
+use tubelet::eval::Pool;
 use tubelet::eval::views::Views;
 
 /// Mean and standard deviation of ImageNet's colours, which MCL's networks expect.
@@ -45,6 +47,15 @@ pub struct ProtocolOption {
     pub preset: Preset,
 }
 
+/// `#[command(flatten)] pool: PoolOption`.
+#[derive(clap::Args)]
+pub struct PoolOption {
+    /// How the codes of a video's clips, one for each time step of the network's last map, become its features: their mean;
+    /// all of them in the order of time; or their temporal moments (mean, standard deviation and skewness)
+    #[arg(long, value_name = "HOW", default_value_t = Pool::Mean, value_parser = one_of(Pool::ALL.map(|p| (p.name(), p))))]
+    pub pool: Pool,
+}
+
 /// What a preset sets of the clips that are seen of a test video.
 #[derive(Clone, Debug)]
 pub struct Sampling {
@@ -63,6 +74,8 @@ pub struct Sampling {
     /// Whether a video's features are scaled to unit length. If so, gradient descent sees one row of each video,
     /// otherwise one of each clip.
     pub unit: bool,
+    /// How codes over time become a video's features.
+    pub pool: Pool,
 }
 
 /// What a preset sets.
@@ -92,6 +105,7 @@ impl Preset {
             segments: false,
             colours: None,
             unit: false,
+            pool: Pool::Mean,
         };
         let mcl = Sampling {
             network: Some(MCL),

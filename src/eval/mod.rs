@@ -19,6 +19,7 @@ pub mod knn;
 mod lbfgs;
 pub mod npy;
 pub mod penalty;
+mod pool;
 pub mod probe;
 pub mod retrieval;
 pub mod saliency;
@@ -26,6 +27,8 @@ pub mod scores;
 pub mod sgd;
 pub mod svm;
 pub mod views;
+
+pub use pool::Pool;
 
 use crate::error::{Error, Result};
 

@@ -2,14 +2,14 @@
 //!
 //! A video is seen as [`Views`]: clips evenly spaced over it, each cropped to one or three squares. [`extract`] passes
 //! them through the network in batches that may hold views of several videos, and returns them one by one, in order, so
-//! that its memory is that of two batches of clips. [`mean`] averages the features of each video.
+//! that its memory is that of two batches of clips. [`rows`] makes one row of each video of them, by default the average.
 //!
 //! In evaluation mode a clip's features do not depend on the others of its batch, so neither the size of batches, nor
 //! the number of threads, nor the order of the videos changes a bit of them.
 
-use super::Features;
 use super::head::Head;
 pub use super::head::Score;
+use super::{Features, Pool};
 use crate::error::{Error, Result};
 use crate::nn::{Classifier, Mode, Params, Pass, Precision, Trunk};
 use crate::tape::{Tape, Var};
@@ -63,13 +63,15 @@ pub struct Frozen {
     params: Params,
     precision: Precision,
     head: Option<Head>,
+    /// Time steps of a clip whose codes are kept apart; 1 if they are averaged.
+    steps: usize,
 }
 
 impl Frozen {
     /// The trunk with these parameters, on their device, computing in `precision`.
     #[must_use]
     pub fn new(trunk: &Trunk, params: &Params, precision: Precision) -> Frozen {
-        Frozen { trunk: trunk.clone(), params: params.clone(), precision, head: None }
+        Frozen { trunk: trunk.clone(), params: params.clone(), precision, head: None, steps: 1 }
     }
 
     /// A classifier of `classes` classes. With a `window` it is fully convolutional: where the last feature map is larger
@@ -87,10 +89,30 @@ impl Frozen {
         Frozen { head: Some(head), ..Frozen::new(&classifier.trunk, params, precision) }
     }
 
-    /// Length of its rows: the number of features, or of classes.
+    /// The same trunk for clips of extents `t h w c`, with one code for each time step of its last map instead of their mean: rows
+    /// of `steps·features` numbers in the order of time.
+    ///
+    /// # Errors
+    /// `Param` when a clip is too small for the network, or this is a classifier.
+    pub fn keeping_time(self, [t, h, w, _]: [usize; 4]) -> Result<Frozen> {
+        if self.head.is_some() {
+            return Err(Error::param("network", "head", "classifier", "scores have no time steps"));
+        }
+        let grid = self.trunk.grids(&self.params, [t, h, w])?;
+        let steps = grid.last().map_or(1, |grid| grid.extents[0]);
+        Ok(Frozen { steps, ..self })
+    }
+
+    /// Length of its rows: the number of features of all steps that are kept apart, or of classes.
     #[must_use]
     pub fn features(&self) -> usize {
-        self.head.as_ref().map_or(self.trunk.features_dim(), |head| head.classes)
+        self.head.as_ref().map_or(self.trunk.features_dim() * self.steps, |head| head.classes)
+    }
+
+    /// Time steps of a row.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.steps
     }
 
     /// The rows `[n d]` of `n` clips, each of extents `t h w c`.
@@ -98,9 +120,10 @@ impl Frozen {
     /// # Errors
     /// `Shape` when a clip has other extents; those of the network.
     pub fn rows(&mut self, clips: &[Vec<f32>], dims: [usize; 4]) -> Result<Vec<f32>> {
-        let head = self.head.clone();
+        let (head, steps) = (self.head.clone(), self.steps);
         self.run(clips, dims, |trunk, mut pass, x| match head {
-            None => Ok(trunk.forward(&mut pass, x)?.value().load()?.to_vec()),
+            None if steps == 1 => Ok(trunk.forward(&mut pass, x)?.value().load()?.to_vec()),
+            None => Ok(trunk.forward_steps(&mut pass, x)?.value().load()?.to_vec()),
             Some(head) => head.rows(&mut pass, x),
         })
     }
@@ -176,49 +199,83 @@ pub fn extract(network: &mut Frozen, work: &Work, each: &mut Each) -> Result<()>
     Ok(())
 }
 
-/// Calls `row(video, features)` for each video in order, with the average of its views' features; with `unit`, scaled
-/// to unit length afterwards.
+/// How the features of a video's views become its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// How codes over time are pooled. All but the mean are for a network that [keeps time](Frozen::keeping_time).
+    pub pool: Pool,
+    /// Squares of each clip, of [`Work::views`]; their codes are averaged. The mean does not need it.
+    pub crops: usize,
+    /// Whether the row is scaled to unit length afterwards.
+    pub unit: bool,
+}
+
+impl Row {
+    /// The average of all views.
+    pub const MEAN: Row = Row { pool: Pool::Mean, crops: 1, unit: false };
+
+    /// Length of the row of a video of `views` views, seen by `network`.
+    #[must_use]
+    pub fn len(&self, network: &Frozen, views: usize) -> usize {
+        let steps = network.steps();
+        self.pool.len(views / self.crops.max(1) * steps, network.features() / steps)
+    }
+}
+
+/// Calls `row(video, features)` for each video in order, with the row that is made of its views' features.
 ///
 /// # Errors
-/// As [`extract`].
-pub fn mean(
+/// As [`extract`]; `Param` when the crops do not divide the views.
+pub fn rows(
     network: &mut Frozen,
     work: &Work,
-    unit: bool,
+    of: Row,
     row: &mut dyn FnMut(usize, Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let mut sums = vec![0.0f64; network.features()];
+    // Of the mean, all views are alike.
+    let crops = if of.pool == Pool::Mean { work.views } else { of.crops };
+    if crops == 0 || !work.views.is_multiple_of(crops) {
+        return Err(Error::param("views", "crops", crops, format!("it must divide the {} views", work.views)));
+    }
+    let (d, steps) = (network.features(), network.steps());
+    let (mut sums, mut codes) = (vec![0.0f64; d], Vec::new());
     extract(network, work, &mut |video, view, features| {
         sums.iter_mut().zip(features).for_each(|(s, v)| *s += f64::from(*v));
+        if !(view + 1).is_multiple_of(crops) {
+            return Ok(());
+        }
+        codes.extend(sums.iter().map(|s| (s / crops as f64) as f32));
+        sums.fill(0.0);
         if view + 1 < work.views {
             return Ok(());
         }
-        let mut average: Vec<f32> = sums.iter().map(|s| (s / work.views as f64) as f32).collect();
-        sums.fill(0.0);
-        if unit {
-            to_unit(&mut average);
+        let mut pooled = of.pool.row(&codes, d / steps)?;
+        codes.clear();
+        if of.unit {
+            to_unit(&mut pooled);
         }
-        row(video, average)
+        row(video, pooled)
     })
 }
 
-/// The averages of all videos, with their labels.
+/// The rows of all videos, with their labels.
 ///
 /// # Errors
-/// As [`mean`] and [`Features::new`].
-pub fn means(
+/// As [`rows`] and [`Features::new`].
+pub fn features(
     network: &mut Frozen,
     work: &Work,
-    unit: bool,
+    of: Row,
     labels: &[usize],
     done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Features> {
-    let mut values = Vec::with_capacity(work.videos * network.features());
-    mean(network, work, unit, &mut |video, row| {
+    let d = of.len(network, work.views);
+    let mut values = Vec::with_capacity(work.videos * d);
+    rows(network, work, of, &mut |video, row| {
         values.extend(row);
         done(video)
     })?;
-    Features::new(network.features(), values, labels.to_vec())
+    Features::new(d, values, labels.to_vec())
 }
 
 /// Scales a row to unit length; one of zeros stays.
@@ -259,9 +316,9 @@ mod tests {
         Work { videos: count, views: 2, dims: DIMS, batch, workers, load }
     }
 
-    fn rows(network: &mut Frozen, work: &Work) -> Vec<Vec<u32>> {
+    fn bits(network: &mut Frozen, work: &Work) -> Vec<Vec<u32>> {
         let mut all = Vec::new();
-        mean(network, work, false, &mut |video, row| {
+        rows(network, work, Row::MEAN, &mut |video, row| {
             assert_eq!(video, all.len());
             all.push(row.iter().map(|v| v.to_bits()).collect());
             Ok(())
@@ -276,12 +333,12 @@ mod tests {
         for precision in Precision::ALL {
             let mut network = network(precision);
             let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let one = pool(1).install(|| rows(&mut network, &work(order.clone(), 1, 1)));
+            let one = pool(1).install(|| bits(&mut network, &work(order.clone(), 1, 1)));
             for (batch, threads) in [(7, 1), (7, 2), (1, 2), (18, 2), (32, 2)] {
-                let other = pool(threads).install(|| rows(&mut network, &work(order.clone(), batch, threads)));
+                let other = pool(threads).install(|| bits(&mut network, &work(order.clone(), batch, threads)));
                 assert!(one == other, "{precision}: batches of {batch}, {threads} threads");
             }
-            let other = rows(&mut network, &work(shuffled.clone(), 7, 2));
+            let other = bits(&mut network, &work(shuffled.clone(), 7, 2));
             assert!(shuffled.iter().zip(&other).all(|(&video, row)| *row == one[video]), "{precision}: order");
         }
     }
@@ -292,8 +349,8 @@ mod tests {
         for name in ["r2plus1d_18", "slow_r50", "p3d_a18"] {
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut network = frozen(&Arch::by_name(name).unwrap().net(), precision);
-                let one = rows(&mut network, &work((0..4).collect(), 1, 1));
-                let other = rows(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
+                let one = bits(&mut network, &work((0..4).collect(), 1, 1));
+                let other = bits(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
                 assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{name}, {precision}");
             }
         }
@@ -307,8 +364,8 @@ mod tests {
         for (score, window) in [(Score::Logit, None), (Score::Probability, Some([1, 2]))] {
             let mut network = Frozen::classifier((&classifier, &params), 5, score, window, Precision::F32);
             assert_eq!(network.features(), 5);
-            let one = rows(&mut network, &work((0..4).collect(), 1, 1));
-            let other = rows(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
+            let one = bits(&mut network, &work((0..4).collect(), 1, 1));
+            let other = bits(&mut network, &work(vec![3, 1, 0, 2], 7, 2));
             assert!([3, 1, 0, 2].iter().zip(&other).all(|(&video, row)| *row == one[video]), "{score:?}");
             let sum: f32 = one[0].iter().map(|bits| f32::from_bits(*bits)).sum();
             assert_eq!((sum - 1.0).abs() < 1e-6, score == Score::Probability, "{sum}");
@@ -318,11 +375,14 @@ mod tests {
         let [_, h, w] = grid.last().unwrap().extents;
         let of = |window| {
             let mut network = Frozen::classifier((&classifier, &params), 5, Score::Logit, window, Precision::F32);
-            rows(&mut network, &work(vec![0], 2, 1))
+            bits(&mut network, &work(vec![0], 2, 1))
         };
         assert!(h > 1 && of(Some([h, w])) == of(None));
         let mut network = Frozen::classifier((&classifier, &params), 5, Score::Logit, Some([h + 1, w]), Precision::F32);
-        assert!(mean(&mut network, &work(vec![0], 2, 1), false, &mut |_, _| Ok(())).is_err(), "larger than the map");
+        assert!(
+            rows(&mut network, &work(vec![0], 2, 1), Row::MEAN, &mut |_, _| Ok(())).is_err(),
+            "larger than the map"
+        );
     }
 
     #[test]
@@ -341,12 +401,16 @@ mod tests {
         };
         let mut unit = average(2);
         to_unit(&mut unit);
-        let plain = means(&mut network, &work, false, &[5, 6], &mut |_| Ok(())).unwrap();
+        let plain = features(&mut network, &work, Row::MEAN, &[5, 6], &mut |_| Ok(())).unwrap();
         assert_eq!((plain.values(), plain.labels()), (&[average(0), average(2)].concat()[..], &[5, 6][..]));
-        assert_eq!(means(&mut network, &work, true, &[5, 6], &mut |_| Ok(())).unwrap().values()[unit.len()..], unit);
+        assert_eq!(
+            features(&mut network, &work, Row { unit: true, ..Row::MEAN }, &[5, 6], &mut |_| Ok(())).unwrap().values()
+                [unit.len()..],
+            unit
+        );
         // What goes wrong in the middle ends the work.
         let stop = |_: usize| Err(Error::param("test", "stop", 1, "asked"));
-        assert!(means(&mut network, &work, false, &[5, 6], &mut { stop }).is_err());
+        assert!(features(&mut network, &work, Row::MEAN, &[5, 6], &mut { stop }).is_err());
     }
 
     #[test]

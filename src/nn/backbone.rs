@@ -182,4 +182,21 @@ impl Trunk {
         let map = self.forward_map(pass, x)?;
         ops::global_avg_pool(pass.tape(), &map)
     }
+
+    /// A code for each time step `[n to c]` of clips `x[n t h w c]`, in the data type of the pass: the last map averaged over
+    /// `h w`.
+    ///
+    /// # Errors
+    /// As [`Trunk::forward_map`].
+    pub fn forward_steps(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
+        let map = self.forward_map(pass, x)?;
+        steps(pass, &map)
+    }
+}
+
+/// The mean over `h w` of a map `[n t h w c]`: `[n t c]`.
+pub(super) fn steps(pass: &Pass, map: &Var) -> Result<Var> {
+    let [n, t, h, w, c] = map.shape().nthwc("network", "map")?;
+    let frames = ops::reshape(pass.tape(), map, [n * t, 1, h, w, c].into())?;
+    ops::reshape(pass.tape(), &ops::global_avg_pool(pass.tape(), &frames)?, [n, t, c].into())
 }
