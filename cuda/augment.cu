@@ -246,7 +246,7 @@ __device__ __forceinline__ void rgb(const u8* __restrict__ frames, const Clip* _
 }
 
 // Crop, resize and flip of maps `[clips t h w c]`, times a gain for each channel (for flow in pixels), to `[clips t
-// side side c]`. `gains` is `[clips 2]`: of channel 0, and of the others. Grid: 256 numbers of the result's frame,
+// side side c]`. `gains` is `[clips 2]`: of channels 0 and 1; that of others is 1. Grid: 256 numbers of the result's frame,
 // frames of all clips.
 template <class T>
 __device__ __forceinline__ void motion(const float* __restrict__ maps, const Clip* __restrict__ clips,
@@ -261,7 +261,7 @@ __device__ __forceinline__ void motion(const float* __restrict__ maps, const Cli
     const Tap row = tap(y, e.side, clip.crop[0], clip.crop[2], e.h);
     const Tap column = tap(clip.flags & FLIP ? e.side - 1 - x : x, e.side, clip.crop[1], clip.crop[3], e.w);
     const float2 both = gains[blockIdx.y / e.t];
-    const float gain = c == 0 ? both.x : both.y;
+    const float gain = c == 0 ? both.x : c == 1 ? both.y : 1.0f;
     const float* map = maps + (u64)blockIdx.y * e.h * e.w * channels + c;
     const float *above = map + row.first * e.w * channels, *below = map + row.second * e.w * channels;
     const float a = above[column.first * channels], b = above[column.second * channels];

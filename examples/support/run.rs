@@ -192,6 +192,9 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         MotionInput::Flow => {
             format!("Motion input: flow in the same colours; each component is clipped at {clamp} (--motion-clamp).")
         }
+        MotionInput::FlowAndEdges => format!(
+            "Motion input: flow less its median, in red and green, and its edges in blue, clipped at {clamp} (--motion-clamp)."
+        ),
         MotionInput::FlowEdges => format!("Motion input: edges of flow, white from {clamp} on (--motion-clamp)."),
     };
     let flow = format!(

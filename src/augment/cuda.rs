@@ -351,8 +351,8 @@ pub fn apply_motion_batch(
     if n != draws.len() {
         return Err(Error::shape("augment", "maps", format!("{} clips", draws.len()), maps.shape()));
     }
-    if c == 0 || (kind == MotionKind::Flow && c != 2) {
-        let rule = "a motion clip has at least one channel, and flow exactly two (u, v)";
+    if c == 0 || (kind == MotionKind::Flow && c < 2) {
+        let rule = "a motion clip has at least one channel, and flow at least two (u, v)";
         return Err(Error::param("augment", "channels", c, rule));
     }
     maps.expect("augment", "maps", DType::F32)?;

@@ -40,14 +40,15 @@ use resize::{Axis, resize};
 pub enum MotionKind {
     /// Unsigned maps without direction (flow edges, frame difference), any number of channels: values are unchanged.
     Map,
-    /// Optical flow, two channels `u v` in pixels per frame: a flip negates `u`, and both scale with the resize (`u` by
-    /// `out_side / crop width`, `v` by `out_side / crop height`), so that they are in pixels of the result.
+    /// Optical flow in pixels per frame: a flip negates channel 0, `u`, and `u` and channel 1, `v`, scale with the resize (`u`
+    /// by `out_side / crop width`, `v` by `out_side / crop height`), so that they are in pixels of the result. Further
+    /// channels are maps.
     Flow,
 }
 
 impl MotionKind {
-    /// The factors on the channels of a clip of `h w` that is augmented by `draw`: on channel 0, and on the others. For flow
-    /// they bring displacements to pixels of the result.
+    /// The factors on channels 0 and 1 of a clip of `h w` that is augmented by `draw`. For flow they bring displacements to
+    /// pixels of the result. Those of other channels are 1.
     #[must_use]
     pub fn gains(self, draw: &Draw, h: usize, w: usize, out_side: usize) -> [f32; 2] {
         [0, 1].map(|channel| self.gain(channel, draw.crop_in(h, w), out_side, draw.flip))
@@ -59,7 +60,8 @@ impl MotionKind {
         match (self, channel) {
             (MotionKind::Map, _) => 1.0,
             (MotionKind::Flow, 0) => (side as f64 / width) as f32 * if flip { -1.0 } else { 1.0 },
-            (MotionKind::Flow, _) => (side as f64 / height) as f32,
+            (MotionKind::Flow, 1) => (side as f64 / height) as f32,
+            (MotionKind::Flow, _) => 1.0,
         }
     }
 }
@@ -125,7 +127,7 @@ pub fn apply_rgb(frames: &[&[u8]], h: usize, w: usize, draw: &Draw, out_side: us
 ///
 /// # Errors
 /// `Shape` when `planes` are not a multiple of `channels`, a plane has not `h·w` values or `out` not `t·s·s·c`;
-/// `Param` when an extent is 0, the crop leaves the frame, or flow comes with other than two channels.
+/// `Param` when an extent is 0, the crop leaves the frame, or flow comes with a single channel.
 pub fn apply_motion<T: Copy + Into<f32>>(
     planes: &[&[T]],
     channels: usize,
@@ -135,8 +137,8 @@ pub fn apply_motion<T: Copy + Into<f32>>(
     out_side: usize,
     out: &mut [f32],
 ) -> Result<()> {
-    if channels == 0 || (kind == MotionKind::Flow && channels != 2) {
-        let rule = "a motion clip has at least one channel, and flow exactly two (u, v)";
+    if channels == 0 || (kind == MotionKind::Flow && channels < 2) {
+        let rule = "a motion clip has at least one channel, and flow at least two (u, v)";
         return Err(Error::param("augment", "channels", channels, rule));
     }
     if !planes.len().is_multiple_of(channels) {

@@ -100,6 +100,19 @@ impl Flow {
         Flow { h, w, u: vec![0.0; n], v: vec![0.0; n] }
     }
 
+    /// The field less the median of each component (of an even number of pixels the upper one): what moves otherwise than most
+    /// of the frame, which a panning camera does not change. NaN counts as larger than all numbers.
+    #[must_use]
+    pub fn less_median(&self) -> Flow {
+        let less = |plane: &[f32]| -> Vec<f32> {
+            let mut sorted = plane.to_vec();
+            let Some(middle) = sorted.len().checked_sub(1).map(|last| last.div_ceil(2)) else { return sorted };
+            let median = *sorted.select_nth_unstable_by(middle, f32::total_cmp).1;
+            plane.iter().map(|v| v - median).collect()
+        };
+        Flow { u: less(&self.u), v: less(&self.v), ..*self }
+    }
+
     /// Rows.
     #[must_use]
     pub fn h(&self) -> usize {

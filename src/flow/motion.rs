@@ -18,19 +18,25 @@ pub enum MotionInput {
     Flow,
     /// Sobel edges of the flow, clamped, one channel: invariant to a panning camera, and equivariant to flips.
     FlowEdges,
+    /// Flow less its median in the frame, as for [`MotionInput::Flow`], and its edges: three channels. Invariant to a panning
+    /// camera, and it keeps the direction of what moves.
+    #[cfg_attr(feature = "serde", serde(rename = "flow+edges"))]
+    FlowAndEdges,
 }
 
 impl MotionInput {
-    /// All variants, in the order of the paper.
-    pub const ALL: [MotionInput; 3] = [MotionInput::FrameDifference, MotionInput::Flow, MotionInput::FlowEdges];
+    /// All variants: those that the paper compares, in its order, and ours.
+    pub const ALL: [MotionInput; 4] =
+        [MotionInput::FrameDifference, MotionInput::Flow, MotionInput::FlowEdges, MotionInput::FlowAndEdges];
 
-    /// The name on the command line: `frame-diff`, `flow` or `flow-edges`.
+    /// The name on the command line: `frame-diff`, `flow`, `flow-edges` or `flow+edges`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             MotionInput::FrameDifference => "frame-diff",
             MotionInput::Flow => "flow",
             MotionInput::FlowEdges => "flow-edges",
+            MotionInput::FlowAndEdges => "flow+edges",
         }
     }
 
@@ -40,7 +46,14 @@ impl MotionInput {
         match self {
             MotionInput::FrameDifference | MotionInput::FlowEdges => 1,
             MotionInput::Flow => 2,
+            MotionInput::FlowAndEdges => 3,
         }
+    }
+
+    /// Whether its first two channels are `u` and `v`.
+    #[must_use]
+    pub fn has_direction(self) -> bool {
+        matches!(self, MotionInput::Flow | MotionInput::FlowAndEdges)
     }
 
     /// Whether it is computed from flow.
@@ -61,7 +74,7 @@ impl FromStr for MotionInput {
 
     fn from_str(s: &str) -> Result<Self> {
         let known = MotionInput::ALL.into_iter().find(|m| m.name() == s);
-        known.ok_or_else(|| Error::param("motion", "input", s, "it must be frame-diff, flow or flow-edges"))
+        known.ok_or_else(|| Error::param("motion", "input", s, "it must be frame-diff, flow, flow-edges or flow+edges"))
     }
 }
 
@@ -81,6 +94,10 @@ impl MotionMap {
             MotionInput::FrameDifference => return None,
             MotionInput::Flow => motion_map::scaled_flow(flow, clamp).into(),
             MotionInput::FlowEdges => vec![motion_map::flow_edges(flow, clamp)],
+            MotionInput::FlowAndEdges => {
+                let [u, v] = motion_map::scaled_flow(&flow.less_median(), clamp);
+                vec![u, v, motion_map::flow_edges(flow, clamp)]
+            }
         };
         Some(MotionMap { planes, size: [flow.h(), flow.w()] })
     }

@@ -375,7 +375,7 @@ impl Loader {
         let spec = &self.spec;
         let frames = self.motion_frames(view, start)?;
         let maps = frames.into_iter().map(|i| self.motion_map(view, i)).collect::<Result<Vec<_>>>()?;
-        let kind = if spec.motion == MotionInput::Flow { MotionKind::Flow } else { MotionKind::Map };
+        let kind = if spec.motion.has_direction() { MotionKind::Flow } else { MotionKind::Map };
         let planes: Vec<&[f32]> = maps.iter().flat_map(|map| (0..spec.times()).flat_map(|_| map.planes())).collect();
         let size = maps.first().map_or([0; 2], MotionMap::size);
         let [_, dims] = spec.dims();

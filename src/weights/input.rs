@@ -66,7 +66,7 @@ impl InputSpec {
     /// The kind of clips of colours.
     pub const RGB: &'static str = "rgb";
     /// The kinds of clips of motion.
-    pub const MOTION: [&'static str; 3] = ["frame-diff", "flow", "flow-edges"];
+    pub const MOTION: [&'static str; 4] = ["frame-diff", "flow", "flow-edges", "flow+edges"];
     /// The order of the axes in PyTorch.
     pub const LAYOUT: &'static str = "n c t h w";
 

@@ -140,7 +140,7 @@ fn random_draws() {
 pub fn motion_follows_its_clip_on_a_gpu() {
     let (n, t, h, w, side) = (2, 3, 14, 18, 11);
     let draws = [plain(28, 36), Draw { flip: true, ..plain(28, 36) }];
-    for (kind, c) in [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2)] {
+    for (kind, c) in [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2), (MotionKind::Flow, 3)] {
         let maps = reals(n * t * h * w * c, 9);
         let mut want = vec![0.0; n * t * side * side * c];
         for (i, out) in want.chunks_exact_mut(t * side * side * c).enumerate() {

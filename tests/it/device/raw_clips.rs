@@ -101,7 +101,9 @@ pub fn raw_motion_clips_on_a_device() {
     let draws = draws();
     on_gpu(|device| {
         let mut seen = Vec::new();
-        for (kind, channels) in [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2)] {
+        for (kind, channels) in
+            [(MotionKind::Map, 1), (MotionKind::Map, 3), (MotionKind::Flow, 2), (MotionKind::Flow, 3)]
+        {
             let numbers = reals(2 * T * H * W * channels, 9);
             let maps = Tensor::from_f32([2, T, H, W, channels], &numbers).unwrap().to(device).unwrap();
             for dtype in DTYPES {

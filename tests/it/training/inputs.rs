@@ -66,7 +66,8 @@ fn follow(seen: &mut Followed, spec: &ViewSpec, rgb: &Part, motion: &Part, late:
         }
         // A resize reaches one pixel of the cache, Sobel's kernel or the resize of given flow another; the mask is right to
         // one pixel of the crop.
-        let twice = spec.motion == MotionInput::FlowEdges || spec.flow_source != FlowSource::TvL1;
+        let twice = [MotionInput::FlowEdges, MotionInput::FlowAndEdges].contains(&spec.motion)
+            || spec.flow_source != FlowSource::TvL1;
         let reach =
             if twice { 2 * blend } else { blend } + 1 + (late * speed[0].abs().max(speed[1].abs())).ceil() as usize;
         let core = inner(&masks[t], side, reach);
@@ -75,14 +76,17 @@ fn follow(seen: &mut Followed, spec: &ViewSpec, rgb: &Part, motion: &Part, late:
             channels[c].iter().zip(&core).filter(|(_, inside)| **inside).map(|(v, _)| *v).collect()
         };
         match spec.motion {
-            MotionInput::Flow => {
+            MotionInput::Flow | MotionInput::FlowAndEdges => {
                 for (c, speed) in speed.iter().enumerate() {
                     for v in inside(c) {
                         let (got, off) = (v * spec.motion_clamp, 1.0 / frames);
                         assert!((got - speed).abs() < off, "channel {c} of frame {t}: {got}, not {speed}");
                     }
                 }
-                // Nothing moves away from the square.
+                // Inside of the square are no edges. Nothing moves away from it.
+                if spec.motion == MotionInput::FlowAndEdges {
+                    assert!(inside(2).iter().all(|v| *v == 0.0), "edges inside of the square");
+                }
                 let ground = inner(&masks[t].iter().map(|m| !m).collect::<Vec<_>>(), side, reach);
                 assert!(channels.iter().all(|c| c.iter().zip(&ground).all(|(v, g)| !g || *v == 0.0)), "frame {t}");
             }
