@@ -55,6 +55,9 @@ struct Args {
     /// Weight of the term with motion queries and RGB keys
     #[arg(long, value_parser = within::<f32>(limits::W_MV))]
     w_mv: Option<f32>,
+    /// Weight of the two terms between time steps of RGB and motion, which MSCL has and MaCLR has not; 0: none
+    #[arg(long, value_parser = within::<f32>(limits::W_STEPS))]
+    w_steps: Option<f32>,
     /// The clip of the cross-modal positive: the video's other clip, or the clip of the same moment
     #[arg(long, value_parser = one_of(CROSS_POSITIVES))]
     cross_positive: Option<CrossPositive>,
@@ -100,6 +103,7 @@ impl Args {
         set(&mut r.method.w_mm, self.w_mm);
         set(&mut r.method.w_vm, self.w_vm);
         set(&mut r.method.w_mv, self.w_mv);
+        set(&mut r.method.w_steps, self.w_steps);
         set(&mut r.method.temperature, self.options.temperature);
         set(&mut r.method.momentum, self.options.ema);
         set(&mut r.method.groups, self.options.bn_groups);

@@ -12,7 +12,7 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 39] = [
+pub const OPTIONS: [(&str, &str); 40] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.accumulate", ACCUMULATE),
@@ -41,6 +41,7 @@ pub const OPTIONS: [(&str, &str); 39] = [
     ("method.w_mm", "--w-mm"),
     ("method.w_vm", "--w-vm"),
     ("method.w_mv", "--w-mv"),
+    ("method.w_steps", "--w-steps"),
     ("method.w_inter", "--w-inter"),
     ("method.w_intra", "--w-intra"),
     ("method.w_order", "--w-order"),

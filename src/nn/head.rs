@@ -1,6 +1,6 @@
 //! What follows a trunk: a projection to codes of unit length, or a classifier.
 
-use super::backbone::Trunk;
+use super::backbone::{Trunk, steps};
 use super::build::Builder;
 use super::nets::Net;
 use super::norm::Norm;
@@ -51,6 +51,19 @@ impl Linear {
         let (w, b) = (pass.var(self.weight)?, pass.var(self.bias)?);
         ops::linear(pass.tape(), x, &w, Some(&b))
     }
+}
+
+/// Description of a projection head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct HeadSpec {
+    /// Width of the hidden layer. The release uses the number of features.
+    pub hidden: usize,
+    /// Length of a code.
+    pub code: usize,
+    /// Whether there is batch norm before the ReLU, which networks with random initial weights need
+    /// ([`ProjectionHead::normalised`]); the release has none.
+    pub normalised: bool,
 }
 
 /// MaCLR's head (`docs/papers/maclr.md` section 2.2): linear, ReLU, linear, then each row scaled to unit length; with
@@ -113,22 +126,34 @@ impl ProjectionHead {
     }
 }
 
-/// A trunk with a projection head: one pathway of MaCLR, for queries and for keys.
+/// A trunk with a projection head: one pathway of MaCLR, for queries and for keys. It may have a second head for codes of
+/// single time steps.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     /// Clips to features.
     pub trunk: Trunk,
     /// Features to codes.
     pub head: ProjectionHead,
+    steps: Option<StepHead>,
+}
+
+/// The head for time steps, and the module whose output it reads.
+#[derive(Clone, Debug)]
+struct StepHead {
+    module: String,
+    head: ProjectionHead,
 }
 
 impl Encoder {
+    /// Name of the head for time steps.
+    pub const STEPS: &str = "head.steps";
+
     /// The encoder and its initial parameters, drawn from `seed`.
     ///
     /// # Errors
     /// `Param` when `hidden` or `code` is 0.
     pub fn new(net: &Net, hidden: usize, code: usize, seed: u64) -> Result<(Encoder, Params)> {
-        Self::with_head(net, hidden, code, seed, ProjectionHead::new)
+        Self::with_heads(net, HeadSpec { hidden, code, normalised: false }, None, seed)
     }
 
     /// As [`Encoder::new`], with a [normalised](ProjectionHead::normalised) head.
@@ -136,24 +161,54 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::new`].
     pub fn normalised(net: &Net, hidden: usize, code: usize, seed: u64) -> Result<(Encoder, Params)> {
-        Self::with_head(net, hidden, code, seed, ProjectionHead::normalised)
+        Self::with_heads(net, HeadSpec { hidden, code, normalised: true }, None, seed)
     }
 
-    fn with_head(
-        net: &Net,
-        hidden: usize,
-        code: usize,
-        seed: u64,
-        head: impl Fn(&mut Builder, usize, usize, usize) -> ProjectionHead,
-    ) -> Result<(Encoder, Params)> {
-        if hidden == 0 || code == 0 {
-            let value = format!("({hidden}, {code})");
-            return Err(Error::param("projection head", "(hidden, code)", value, "both must be at least 1"));
+    /// As [`Encoder::new`], with a head for codes of time steps if `steps` describes one. It reads the output of the last block of
+    /// the last stage but one, where more of time is left than at the top ([`Net::below_top`]).
+    ///
+    /// # Errors
+    /// As [`Encoder::new`]; `Param` when there is to be a head for time steps and the network has no block.
+    pub fn with_heads(net: &Net, head: HeadSpec, steps: Option<HeadSpec>, seed: u64) -> Result<(Encoder, Params)> {
+        for spec in [Some(head), steps].into_iter().flatten() {
+            let HeadSpec { hidden, code, .. } = spec;
+            if hidden == 0 || code == 0 {
+                let value = format!("({hidden}, {code})");
+                return Err(Error::param("projection head", "(hidden, code)", value, "both must be at least 1"));
+            }
         }
         let mut b = Builder::new(seed);
         let trunk = Trunk::new(net, &mut b);
-        let head = head(&mut b, trunk.features_dim(), hidden, code);
-        Ok((Encoder { trunk, head }, b.finish()))
+        let new = |b: &mut Builder, name: &str, features: usize, spec: HeadSpec| {
+            let HeadSpec { hidden, code, normalised } = spec;
+            let start = |i: usize| Start::Normal(if normalised { (i as f64).powf(-0.5) } else { DEVIATION });
+            ProjectionHead::named(b, name, [features, hidden, code], [features, hidden].map(start), normalised)
+        };
+        let head = new(&mut b, ProjectionHead::NAME, trunk.features_dim(), head);
+        let steps = match steps {
+            None => None,
+            Some(spec) => {
+                let (module, features) = net.below_top()?;
+                Some(StepHead { module, head: new(&mut b, Self::STEPS, features, spec) })
+            }
+        };
+        Ok((Encoder { trunk, head, steps }, b.finish()))
+    }
+
+    /// The module that the head for time steps reads, if there is one.
+    #[must_use]
+    pub fn steps_module(&self) -> Option<&str> {
+        self.steps.as_ref().map(|steps| steps.module.as_str())
+    }
+
+    /// The number of time steps that the head for them has codes of, for clips of `t h w`; 0 if there is no such head.
+    ///
+    /// # Errors
+    /// `Param` when a kernel does not fit.
+    pub fn steps(&self, params: &Params, clip: [usize; 3]) -> Result<usize> {
+        let Some(module) = self.steps_module() else { return Ok(0) };
+        let grids = self.trunk.grids(params, clip)?;
+        Ok(grids.iter().find(|grid| grid.module == module).map_or(0, |grid| grid.extents[0]))
     }
 
     /// Clips `x[n t h w c]` to unit codes `[n d]`.
@@ -163,6 +218,21 @@ impl Encoder {
     pub fn forward(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let features = self.trunk.forward(pass, x)?;
         self.head.forward(pass, &features)
+    }
+
+    /// The unit codes `[n·t d]` of the time steps of the clips that went through `pass` last, those of a clip in the order of
+    /// time. The pass must have [tapped](Pass::tapping) [`Encoder::steps_module`].
+    ///
+    /// # Errors
+    /// `Param` without a head for time steps, or when its module was not tapped.
+    pub fn codes_of_steps(&self, pass: &mut Pass) -> Result<Var> {
+        let missing = |rule: &str| Error::param("encoder", "steps", "absent", rule);
+        let of = self.steps.as_ref().ok_or_else(|| missing("the encoder has no head for time steps"))?;
+        let map = pass.tapped().ok_or_else(|| missing("the pass must tap the module of the head for time steps"))?;
+        let codes = steps(pass, &map)?;
+        let [n, t, c] = codes.shape().dims().try_into().expect("`steps` returns three extents");
+        let rows = ops::reshape(pass.tape(), &codes, [n * t, c].into())?;
+        of.head.forward(pass, &rows)
     }
 }
 

@@ -88,6 +88,19 @@ impl Layer {
 }
 
 impl Net {
+    /// The last block of the last stage but one, or of the only one: its name, and the channels of its output.
+    ///
+    /// # Errors
+    /// `Param` when the network has no block.
+    pub fn below_top(&self) -> Result<(String, usize)> {
+        let mut stages = self.stages.iter().enumerate().rev().filter(|(_, stage)| stage.count > 0);
+        let top = stages.next();
+        let Some((at, stage)) = stages.next().or(top) else {
+            return Err(Error::param("network", "stages", self.stages.len(), "it has no block"));
+        };
+        Ok((self.naming.block(at, stage.count - 1), stage.out))
+    }
+
     /// Every layer of the trunk that [`super::Trunk::new`] builds from this table.
     #[must_use]
     pub fn layers(&self) -> Layers {

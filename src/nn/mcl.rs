@@ -2,7 +2,7 @@
 
 use super::backbone::Trunk;
 use super::build::Builder;
-use super::head::{Linear, ProjectionHead, Start};
+use super::head::{HeadSpec, Linear, ProjectionHead, Start};
 use super::nets::Net;
 use super::params::Params;
 use super::pass::Pass;
@@ -11,19 +11,6 @@ use crate::ops;
 use crate::shape::Shape;
 use crate::tape::Var;
 use crate::tensor::{DType, Tensor};
-
-/// Description of the three heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct HeadSpec {
-    /// Width of the hidden layer. The release uses the number of features.
-    pub hidden: usize,
-    /// Length of a code.
-    pub code: usize,
-    /// Whether there is batch norm before the ReLU, which networks with random initial weights need
-    /// ([`ProjectionHead::normalised`]); the release has none.
-    pub normalised: bool,
-}
 
 /// The three codes of each clip, rows of unit length, f32 in every precision.
 #[derive(Clone)]

@@ -159,7 +159,7 @@ impl Naming {
     }
 
     /// The name of a block.
-    fn block(self, stage: usize, block: usize) -> String {
+    pub(super) fn block(self, stage: usize, block: usize) -> String {
         match self {
             Naming::Torchvision | Naming::Image => format!("layer{}.{block}", stage + 1),
             Naming::PytorchVideo => format!("blocks.{}.res_blocks.{block}", stage + 1),

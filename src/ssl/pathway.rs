@@ -6,7 +6,7 @@ use super::queue::Queue;
 use super::step::Notes;
 use crate::error::{Error, Result};
 use crate::nn::{Codes, Encoder, MclEncoder, Mode, ParamId, Params, Pass, Precision, Trunk};
-use crate::ops::{ema, sgd};
+use crate::ops::{self, ema, sgd};
 use crate::shape::Shape;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Device, Integers, Tensor};
@@ -112,10 +112,29 @@ fn inverse(there: &[u32]) -> Vec<u32> {
 pub struct Queries<C> {
     /// The codes, recorded.
     pub codes: C,
+    /// Codes of time steps `[n·t d]`, recorded, if the encoder has a head for them.
+    pub steps: Option<Var>,
     /// The output of the tapped module, if one was requested.
     pub tapped: Option<Var>,
     /// The leaves whose gradients train the network.
     pub leaves: Vec<(ParamId, Var)>,
+}
+
+/// Keys of MaCLR's encoder.
+#[derive(Clone)]
+pub struct ClipCodes {
+    /// Codes of clips, `[n d]`.
+    pub clips: Tensor,
+    /// Codes of their time steps, `[n t·d]`, if the encoder has a head for them.
+    pub steps: Option<Tensor>,
+}
+
+impl ClipCodes {
+    /// Those of some rows.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Result<ClipCodes> {
+        let steps = self.steps.as_ref().map(|steps| rows_of(steps, rows.clone())).transpose()?;
+        Ok(ClipCodes { clips: rows_of(&self.clips, rows)?, steps })
+    }
 }
 
 /// Keys of MCL's three heads, `[n d]` each.
@@ -242,6 +261,7 @@ impl<E> Pathway<E> {
     }
 
     /// The codes of all heads of the key network, of all ranks, in the original order of the batch: f32.
+    #[allow(clippy::too_many_arguments, reason = "a pass of a network; each argument is a choice of its own")]
     fn codes<const HEADS: usize>(
         &mut self,
         x: &Tensor,
@@ -249,6 +269,7 @@ impl<E> Pathway<E> {
         shuffle: Option<&Order>,
         precision: Precision,
         division: &Division,
+        tap: Option<&str>,
         forward: impl Fn(&E, &mut Pass, &Var) -> Result<[Var; HEADS]>,
     ) -> Result<[Tensor; HEADS]> {
         let (parts, n) = (division.parts(groups)?, x.dims().first().copied().unwrap_or(0));
@@ -264,7 +285,8 @@ impl<E> Pathway<E> {
             let tape = Tape::no_grad();
             let pass = Pass::new(&tape, &mut self.key, Mode::Train { parts }).with_precision(precision);
             let BatchPart { updating, peers } = division.part(i);
-            let mut pass = pass.updating(updating).over_peers(peers);
+            let pass = pass.updating(updating).over_peers(peers);
+            let mut pass = if let Some(module) = tap { pass.tapping(module) } else { pass };
             let of_heads = forward(&self.encoder, &mut pass, &Var::constant(clips))?;
             for (codes, code) in codes.iter_mut().zip(of_heads) {
                 codes.push(code.value().cast(DType::F32)?);
@@ -288,7 +310,7 @@ impl<E> Pathway<E> {
 }
 
 impl Pathway {
-    /// Keys `n d` of the clips `x`, as constants, of all ranks. With `shuffle`, the batch is permuted before the network and
+    /// Keys of the clips `x`, as constants, of all ranks. With `shuffle`, the batch is permuted before the network and
     /// back after it, so that the batch-statistics groups of a key differ from those of its query (MoCo's shuffled BN).
     ///
     /// # Errors
@@ -300,18 +322,30 @@ impl Pathway {
         shuffle: Option<&Order>,
         precision: Precision,
         division: &Division,
-    ) -> Result<Tensor> {
-        let forward = |encoder: &Encoder, pass: &mut Pass, x: &Var| Ok([encoder.forward(pass, x)?]);
-        let [k] = self.codes(x, groups, shuffle, precision, division, forward)?;
-        Ok(k)
+    ) -> Result<ClipCodes> {
+        let Some(module) = self.encoder.steps_module().map(str::to_owned) else {
+            let forward = |encoder: &Encoder, pass: &mut Pass, x: &Var| Ok([encoder.forward(pass, x)?]);
+            let [clips] = self.codes(x, groups, shuffle, precision, division, None, forward)?;
+            return Ok(ClipCodes { clips, steps: None });
+        };
+        let forward = |encoder: &Encoder, pass: &mut Pass, x: &Var| {
+            let (clips, steps) = (encoder.forward(pass, x)?, encoder.codes_of_steps(pass)?);
+            // A row is a clip, so that what permutes and gathers clips does so with their steps.
+            let n = clips.shape().dims()[0];
+            let row = steps.shape().len() / n.max(1);
+            Ok([clips, ops::reshape(pass.tape(), &steps, [n, row].into())?])
+        };
+        let [clips, steps] = self.codes(x, groups, shuffle, precision, division, Some(&module), forward)?;
+        Ok(ClipCodes { clips, steps: Some(steps) })
     }
 
     /// Queries `n d` of the clips `x`, recorded on `tape`, with the output of the module `tap` ([`Trunk::modules`]) if
-    /// one is named. [`Mode::Eval`] freezes the normalisations and still trains. `part` says what of the
-    /// batch `x` is.
+    /// one is named, and codes of time steps if the encoder has a head for them. [`Mode::Eval`] freezes the normalisations and
+    /// still trains. `part` says what of the batch `x` is.
     ///
     /// # Errors
-    /// `Param` when there is no module `tap`; errors of the network's operations.
+    /// `Param` when there is no module `tap`, or it is not the one that the head for time steps reads; errors of the network's
+    /// operations.
     pub fn queries(
         &mut self,
         tape: &Tape,
@@ -321,11 +355,17 @@ impl Pathway {
         tap: Option<&str>,
         part: &BatchPart,
     ) -> Result<Queries<Var>> {
-        let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap)?;
+        let of_steps = self.encoder.steps_module();
+        if let (Some(tap), Some(module)) = (tap, of_steps.filter(|module| tap != Some(module))) {
+            let rule = format!("the head for time steps reads {module}, and one module of a pass can be read");
+            return Err(Error::param("network", "module", tap, rule));
+        }
+        let pass = pass(&self.encoder.trunk, tape, &mut self.query, mode, tap.or(of_steps))?;
         let pass = pass.with_precision(precision).recomputing(self.recompute);
         let mut pass = pass.updating(part.updating).over_peers(part.peers.clone());
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
-        Ok(Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() })
+        let steps = of_steps.map(|_| self.encoder.codes_of_steps(&mut pass)).transpose()?;
+        Ok(Queries { codes, steps, tapped: tap.and_then(|_| pass.tapped()), leaves: pass.leaves() })
     }
 }
 
@@ -346,7 +386,7 @@ impl Pathway<MclEncoder> {
             let Codes { inter, intra, order } = encoder.forward(pass, x)?;
             Ok([inter, intra, order])
         };
-        let [inter, intra, order] = self.codes(x, groups, shuffle, precision, division, forward)?;
+        let [inter, intra, order] = self.codes(x, groups, shuffle, precision, division, None, forward)?;
         Ok(KeyCodes { inter, intra, order })
     }
 
@@ -371,7 +411,7 @@ impl Pathway<MclEncoder> {
         let mut pass = pass.updating(part.updating).over_peers(part.peers.clone());
         let codes = self.encoder.forward(&mut pass, &Var::constant(x.clone()))?;
         let more = also(&self.encoder, &mut pass, &codes)?;
-        Ok((Queries { codes, tapped: pass.tapped(), leaves: pass.leaves() }, more))
+        Ok((Queries { codes, steps: None, tapped: pass.tapped(), leaves: pass.leaves() }, more))
     }
 }
 

@@ -107,6 +107,8 @@ pub const W_MM: Limit = weight("--w-mm");
 pub const W_VM: Limit = weight("--w-vm");
 /// Weight of the term of motion queries against visual keys.
 pub const W_MV: Limit = weight("--w-mv");
+/// Weight of the terms between time steps.
+pub const W_STEPS: Limit = weight("--w-steps");
 /// Weight of MCL's inter loss.
 pub const W_INTER: Limit = weight("--w-inter");
 /// Weight of MCL's intra loss.
@@ -128,7 +130,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 40] = [
+pub const ALL: [Limit; 41] = [
     SEED,
     SPLIT,
     THREADS,
@@ -162,6 +164,7 @@ pub const ALL: [Limit; 40] = [
     W_MM,
     W_VM,
     W_MV,
+    W_STEPS,
     W_INTER,
     W_INTRA,
     W_ORDER,

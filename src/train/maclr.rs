@@ -13,7 +13,7 @@ use super::share::{Clips, Share, key_rng};
 use super::views::{ClipPair, ViewSpec};
 use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flow::motion::MotionInput;
 use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
 use crate::ops::sgd::Sgd;
@@ -123,7 +123,33 @@ impl Recipe {
         if self.method.uses_motion() {
             fitting(&self.motion, [motion_t, h, w], "--motion-frames and --side")?;
         }
+        if self.method.w_steps != 0.0 {
+            self.check_steps([[t, h, w], [motion_t, h, w]])?;
+        }
         Ok(())
+    }
+
+    /// Checks that both networks have as many time steps where codes of these are computed, for clips of these extents, and that
+    /// no other module is to be read.
+    fn check_steps(&self, [rgb, motion]: [[usize; 3]; 2]) -> Result<()> {
+        let of = |net: &Net, clip: [usize; 3]| -> Result<(usize, String)> {
+            let (encoder, params) = self.encoder(net, 0)?;
+            Ok((encoder.steps(&params, clip)?, encoder.steps_module().unwrap_or_default().to_owned()))
+        };
+        let ((steps, module), (of_motion, _)) = (of(&self.visual, rgb)?, of(&self.motion_net(), motion)?);
+        let refuse = |rule: String| Err(Error::param("settings", "--w-steps", self.method.w_steps, rule));
+        if steps != of_motion {
+            return refuse(format!(
+                "the visual network has {steps} time steps for its clips and the motion network {of_motion}: they must be as \
+                 many (--frames, --motion-frames), or --w-steps 0"
+            ));
+        }
+        match self.method.alignment.as_ref().and_then(|of| of.tap()).filter(|tap| *tap != module) {
+            Some(tap) => {
+                refuse(format!("it reads {module}, and --align-module {tap} another module: they must be the same"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_numbers(&self) -> Result<()> {
@@ -132,16 +158,27 @@ impl Recipe {
         let weights = [(limits::W_VV, m.w_vv), (limits::W_MM, m.w_mm), (limits::W_VM, m.w_vm), (limits::W_MV, m.w_mv)];
         let (weights, temperatures) = (&weights, &[m.temperature]);
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
+        limits::W_STEPS.check(m.w_steps)?;
+        m.check_steps()?;
         numbers.check(&self.training)
+    }
+
+    /// The head for time steps, if a term between these is computed: like that for clips.
+    fn steps_head(&self) -> Option<HeadSpec> {
+        (self.method.w_steps != 0.0).then(|| self.head())
+    }
+
+    fn head(&self) -> HeadSpec {
+        HeadSpec { hidden: self.head_hidden, code: self.code, normalised: self.head_norm }
     }
 
     /// What its networks are, by the prefixes of their names in the weights.
     #[must_use]
     pub fn networks(&self) -> Networks {
-        let head = HeadSpec { hidden: self.head_hidden, code: self.code, normalised: self.head_norm };
         let config = |net: &Net, what: &str, input: InputSpec| {
             let origin = format!("{what} network, pre-trained with MaCLR");
-            Config::new(net, origin).maclr(head).input(input)
+            let config = Config::new(net, origin).maclr(self.head()).input(input);
+            if let Some(steps) = self.steps_head() { config.steps(steps) } else { config }
         };
         let [rgb, motion] = self.training.views.inputs();
         let visual = (VISUAL.to_owned(), config(&self.visual, "The visual", rgb));
@@ -168,8 +205,7 @@ impl Recipe {
     }
 
     fn encoder(&self, net: &Net, seed: u64) -> Result<(Encoder, Params)> {
-        let new = if self.head_norm { Encoder::normalised } else { Encoder::new };
-        new(net, self.head_hidden, self.code, seed)
+        Encoder::with_heads(net, self.head(), self.steps_head(), seed)
     }
 
     /// The motion trunk with as many input channels as a motion clip has.

@@ -94,6 +94,13 @@ impl Config {
         self
     }
 
+    /// With a head for time steps beside it ([`Encoder::with_heads`]).
+    #[must_use]
+    pub fn steps(mut self, head: HeadSpec) -> Config {
+        self.heads.insert(Encoder::STEPS.to_owned(), head);
+        self
+    }
+
     /// With MCL's three heads and its classifier of the order of clips.
     #[must_use]
     pub fn mcl(mut self, head: HeadSpec) -> Config {
@@ -130,9 +137,9 @@ impl Config {
         match (&heads[..], &self.classifier) {
             ([], None) => Ok(Trunk::with_params(&self.network, 0).1),
             ([], Some(linear)) => Ok(Classifier::new(&self.network, linear.to, 0)?.1),
-            (&[(ProjectionHead::NAME, HeadSpec { hidden, code, normalised })], None) => {
-                let new = if normalised { Encoder::normalised } else { Encoder::new };
-                Ok(new(&self.network, hidden, code, 0)?.1)
+            (&[(ProjectionHead::NAME, head)], None) => Ok(Encoder::with_heads(&self.network, head, None, 0)?.1),
+            (&[(ProjectionHead::NAME, head), (Encoder::STEPS, steps)], None) => {
+                Ok(Encoder::with_heads(&self.network, head, Some(steps), 0)?.1)
             }
             (heads, None) if is_mcl(heads) => Ok(MclEncoder::new(&self.network, heads[0].1, 0)?.1),
             _ => {

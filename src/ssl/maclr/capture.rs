@@ -1,6 +1,7 @@
 //! MaCLR's step in a form that can be captured.
 
 use super::step::Inputs;
+use super::steps::Numbers;
 use super::{Maclr, Pathways, Views};
 use crate::error::Result;
 use crate::ops::sgd::Sgd;
@@ -35,6 +36,7 @@ impl MethodStep for Maclr {
         for masked in &mut inputs.masked {
             *masked = masked.apart()?;
         }
+        inputs.steps = inputs.steps.as_ref().map(Numbers::apart).transpose()?;
         Ok(inputs)
     }
 

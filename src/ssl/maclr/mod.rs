@@ -10,9 +10,13 @@
 //! | `mm` | `q_m` | `k_m` | motion queue |
 //! | `vm` | `q_v` | `k_m` | motion queue |
 //! | `mv` | `q_m` | `k_v` | visual queue |
+//!
+//! An addition of ours, after MSCL (Ni et al., ECCV 2022), contrasts codes of single time steps ([`Maclr::w_steps`]).
 
 mod capture;
+mod keys;
 mod step;
+mod steps;
 
 pub use step::Inputs;
 
@@ -48,6 +52,13 @@ pub struct Maclr {
     pub w_vm: f32,
     /// Weight of motion query against visual keys.
     pub w_mv: f32,
+    /// Weight of the two terms between time steps, off by default: each step of a visual query against the motion keys of all
+    /// steps of the batch, where that of its own moment is the positive, and each step of a motion query against the visual
+    /// ones. It requires [`CrossPositive::SameClip`], and encoders with a head for time steps
+    /// ([`crate::nn::Encoder::with_heads`]).
+    pub w_steps: f32,
+    /// Their temperature.
+    pub steps_temperature: f32,
     /// Temperature τ.
     pub temperature: f32,
     /// Momentum `m` of the key networks.
@@ -79,6 +90,8 @@ impl Default for Maclr {
             w_mm: 1.0,
             w_vm: 1.0,
             w_mv: 1.0,
+            w_steps: 0.0,
+            steps_temperature: 0.07,
             temperature: 0.1,
             momentum: 0.999,
             groups: 1,
@@ -139,6 +152,21 @@ impl Maclr {
     #[must_use]
     pub fn uses_motion(&self) -> bool {
         self.w_mm != 0.0 || self.w_vm != 0.0 || self.w_mv != 0.0
+    }
+
+    /// Checks what the terms between time steps require.
+    pub(crate) fn check_steps(&self) -> Result<()> {
+        if self.w_steps == 0.0 {
+            return Ok(());
+        }
+        if !self.uses_motion() {
+            return Err(Error::param("settings", "--w-steps", self.w_steps, "no other term uses motion"));
+        }
+        if self.cross_positive != CrossPositive::SameClip {
+            let rule = "the steps of two clips are not of the same moments: --cross-positive same-clip is required";
+            return Err(Error::param("settings", "--w-steps", self.w_steps, rule));
+        }
+        Ok(())
     }
 
     fn motion<'a>(&self, views: &'a Views) -> Result<Option<&'a [Tensor; 2]>> {

@@ -1,5 +1,7 @@
 //! A training step. Once its inputs are on the device it does not synchronise with the host until its report is read.
 
+use super::keys::Keys;
+use super::steps::Numbers;
 use super::{CrossPositive, Maclr, Pathways, Views};
 use crate::cpu::in_pool;
 use crate::error::{Error, Result};
@@ -30,6 +32,8 @@ pub struct Inputs {
     pub(super) lr: Tensor,
     /// How the batch is divided.
     pub(super) division: Division,
+    /// Numbers of time steps, if terms between them are computed.
+    pub(super) steps: Option<Numbers>,
 }
 
 impl Inputs {
@@ -112,8 +116,16 @@ impl Maclr {
         let masked = masked.collect::<Result<_>>()?;
         let lr = Tensor::scalar(lr).to(&device)?;
         let owners = Integers::new(views.owners.values().to_vec()).to(&device)?;
+        let steps = match (&p.motion, self.motion(views)?) {
+            (Some(motion), Some(clips)) if self.w_steps != 0.0 => {
+                self.check_steps()?;
+                let of_query = [&views.rgb[0], &clips[self.motion_query(0)]];
+                Some(Numbers::new([&p.visual, motion], of_query, division, &device)?)
+            }
+            _ => None,
+        };
         let views = views.to(&device)?;
-        Ok(Inputs { views, masked, owners, orders, lr, division: division.clone() })
+        Ok(Inputs { views, masked, owners, orders, lr, division: division.clone(), steps })
     }
 
     /// The clips used as queries; each is one pass of the step.
@@ -201,17 +213,19 @@ impl Maclr {
         let (mode, part_of) = (Mode::Train { parts: division.parts(self.groups)? }, division.part(i));
         let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
         let tap = alignment.and_then(|of| of.tap());
-        for (&a, keys) in directions.iter().zip(keys) {
-            let keys = keys.rows(in_all.clone())?;
+        for (&a, all) in directions.iter().zip(keys) {
+            let keys = all.rows(in_all.clone())?;
             let x = rows_of(&views.rgb[a], rows.clone())?;
             let visual = p.visual.queries(&tape, &x, mode, self.precision, tap, &part_of)?;
             let q_v = visual.codes;
             visual_leaves.push(visual.leaves);
+            let mut motion_steps = None;
             let q_m = match (&mut p.motion, self.motion(views)?) {
                 (Some(pathway), Some(motion)) => {
                     let x = rows_of(&motion[self.motion_query(a)], rows.clone())?;
                     let queries = pathway.queries(&tape, &x, mode, self.precision, None, &part_of)?;
                     motion_leaves.push(queries.leaves);
+                    motion_steps = queries.steps;
                     Some(queries.codes)
                 }
                 _ => None,
@@ -224,10 +238,20 @@ impl Maclr {
                 let parts = [Part::Value(of_loss, part), Part::Silent, Part::Value(of_accuracy, part)];
                 sum.see([loss.loss.value().clone(), loss.stats], parts);
             }
+            if let Some(numbers) = &inputs.steps {
+                let queries = [visual.steps.as_ref(), motion_steps.as_ref()];
+                let losses = self.step_terms(&tape, queries, all, (i, in_all.clone()), numbers)?;
+                for (name, loss) in ["steps_vm", "steps_mv"].into_iter().zip(losses) {
+                    sum.add(&ops::scale(&tape, &loss.loss, self.w_steps * part)?)?;
+                    let [of_loss, of_accuracy] = names(name);
+                    let parts = [Part::Value(of_loss, part), Part::Silent, Part::Value(of_accuracy, part)];
+                    sum.see([loss.loss.value().clone(), loss.stats], parts);
+                }
+            }
             if let Some(of) = alignment {
                 let same = keys.motion.as_ref().filter(|_| self.cross_positive == CrossPositive::SameClip);
                 let target = views.targets.as_ref().map(|t| rows_of(&t[a], rows.clone())).transpose()?;
-                let k = same.unwrap_or(&keys.visual);
+                let k = &same.unwrap_or(&keys.visual).clips;
                 let loss = of.loss(&tape, &q_v, k, visual.tapped.as_ref(), target.as_ref())?;
                 sum.add(&ops::scale(&tape, &loss.loss, of.weight * part)?)?;
                 sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(part));
@@ -270,9 +294,9 @@ impl Maclr {
         keys: &Keys,
         masked: &Integers,
     ) -> Result<Vec<(&'static str, f32, Loss)>> {
-        let (mut visual, mut motion) = (vec![("vv", self.w_vv, q_v, &keys.visual)], Vec::new());
-        if let (Some(q_m), Some(k_m)) = (q_m, &keys.motion) {
-            visual.push(("mv", self.w_mv, q_m, &keys.visual));
+        let (mut visual, mut motion) = (vec![("vv", self.w_vv, q_v, &keys.visual.clips)], Vec::new());
+        if let (Some(q_m), Some(k_m)) = (q_m, keys.motion.as_ref().map(|k| &k.clips)) {
+            visual.push(("mv", self.w_mv, q_m, &keys.visual.clips));
             motion.extend([("mm", self.w_mm, q_m, k_m), ("vm", self.w_vm, q_v, k_m)]);
         }
         let mut found = Vec::new();
@@ -295,25 +319,11 @@ impl Maclr {
     }
 }
 
-/// Keys of one direction.
-struct Keys {
-    visual: Tensor,
-    motion: Option<Tensor>,
-}
-
-impl Keys {
-    /// Those of some rows.
-    fn rows(&self, rows: Range<usize>) -> Result<Keys> {
-        let motion = self.motion.as_ref().map(|k| rows_of(k, rows.clone())).transpose()?;
-        Ok(Keys { visual: rows_of(&self.visual, rows)?, motion })
-    }
-}
-
 fn enqueue(p: &mut Pathways, keys: &[Keys], owners: &Integers) -> Result<()> {
     for keys in keys {
-        p.visual.enqueue(&keys.visual, owners)?;
+        p.visual.enqueue(&keys.visual.clips, owners)?;
         if let (Some(pathway), Some(k)) = (&mut p.motion, &keys.motion) {
-            pathway.enqueue(k, owners)?;
+            pathway.enqueue(&k.clips, owners)?;
         }
     }
     Ok(())
@@ -325,6 +335,8 @@ fn names(term: &str) -> [&'static str; 2] {
         "vv" => ["loss_vv", "accuracy_vv"],
         "mm" => ["loss_mm", "accuracy_mm"],
         "vm" => ["loss_vm", "accuracy_vm"],
+        "steps_vm" => ["loss_steps_vm", "accuracy_steps_vm"],
+        "steps_mv" => ["loss_steps_mv", "accuracy_steps_mv"],
         _ => ["loss_mv", "accuracy_mv"],
     }
 }

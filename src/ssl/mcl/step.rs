@@ -249,7 +249,7 @@ impl Mcl {
         let (queries, answers) = p.queries(&tape, &x, mode, self.precision, tap, &part, |encoder, pass, q| {
             wants_order.then(|| encoder.classify(pass, &q.order, &k2.order, &k3.order)).transpose()
         })?;
-        let Queries { codes, tapped, leaves } = queries;
+        let Queries { codes, tapped, leaves, .. } = queries;
         let mut sum = Objective::new(&tape);
         self.inter(&mut sum, p, &codes, &keys, &inputs.masked[i])?;
         self.intra(&mut sum, &codes, &keys, &inputs.choice)?;

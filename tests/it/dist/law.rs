@@ -132,7 +132,8 @@ fn steps_of_maclr_on_ranks_are_those_of_one_process() {
         plain.clone(),
         Maclr { precision: Precision::from(DType::BF16), cross_positive: CrossPositive::SameClip, ..plain.clone() },
         Maclr { symmetric: true, in_batch: false, groups: 6, ..plain.clone() },
-        Maclr { alignment: Some(Alignment::from_scratch("layer2.0")), ..plain },
+        Maclr { alignment: Some(Alignment::from_scratch("layer2.0")), ..plain.clone() },
+        Maclr { w_steps: 0.5, cross_positive: CrossPositive::SameClip, ..plain },
     ];
     for (i, method) in methods.iter().enumerate() {
         let wire = if i == 2 { Wire::Bf16 } else { Wire::F32 };

@@ -3,11 +3,15 @@
 use crate::support::whole_run::VIDEOS;
 use rand::RngExt;
 use tubelet::flow::motion::MotionInput;
-use tubelet::nn::{SmallR3d, Trunk};
+use tubelet::nn::{Mode, Precision, SmallR3d, Trunk};
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
+use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::maclr::{CrossPositive, Maclr, Views};
+use tubelet::ssl::pathway::Pathway;
 use tubelet::ssl::report::Report as Seen;
+use tubelet::ssl::{BatchPart, Division};
+use tubelet::tape::Tape;
 use tubelet::tensor::{Device, Tensor};
 use tubelet::train::maclr::Recipe;
 use tubelet::train::recipe::Training;
@@ -145,6 +149,81 @@ fn terms_switch_off_one_by_one() {
     assert!(step(&method(), &rgb).to_string().contains("motion"));
     let nothing = Maclr { w_vv: 0.0, ..alone };
     assert!(step(&nothing, &all).to_string().contains("weight above 0"));
+}
+
+/// The terms between time steps by their formula, from the codes of the same networks: the positive is the key of the same
+/// moment, and the keys of all other moments and videos are negatives.
+#[test]
+fn terms_between_time_steps_are_those_of_the_formula() {
+    const TAU: f32 = 0.3;
+    let same = CrossPositive::SameClip;
+    let method = Maclr { w_steps: 0.7, steps_temperature: TAU, cross_positive: same, shuffle_keys: false, ..method() };
+    let views = views(4);
+    let new = || Recipe { method: method.clone(), ..recipe() }.pathways(VIDEOS, 1, &Device::Cpu).unwrap();
+    let report = steps(&method, &views, 1).remove(0);
+    let mut p = new();
+    let (mode, whole, tape) = (Mode::Train { parts: 1 }, BatchPart::whole(), Tape::new());
+    let motion = views.motion.as_ref().unwrap();
+    let codes = |pathway: &mut Pathway, query: &Tensor, key: &Tensor| {
+        let q = pathway.queries(&tape, query, mode, Precision::F32, None, &whole).unwrap().steps.unwrap();
+        let k = pathway.keys(key, 1, None, Precision::F32, &Division::default()).unwrap().steps.unwrap();
+        [q.value().load().unwrap().to_vec(), k.load().unwrap().to_vec()]
+    };
+    // The visual query and the motion key are of the first clip, the motion query and the visual key of the second.
+    let [q_v, k_v] = codes(&mut p.visual, &views.rgb[0], &views.rgb[1]);
+    let [q_m, k_m] = codes(p.motion.as_mut().unwrap(), &motion[1], &motion[0]);
+    let d = recipe().code;
+    assert_eq!(q_v.len() / d, 4 * 2, "two steps of four clips");
+    for (name, q, k) in [("vm", &q_v, &k_m), ("mv", &q_m, &k_v)] {
+        let n = q.len() / d;
+        let score = |i: usize, j: usize| -> f64 {
+            let products = q[i * d..][..d].iter().zip(&k[j * d..][..d]).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            products.sum::<f64>() / f64::from(TAU)
+        };
+        let one = |i: usize| (0..n).map(|j| score(i, j).exp()).sum::<f64>().ln() - score(i, i);
+        let want = (0..n).map(one).sum::<f64>() / n as f64;
+        let got = report.part(&format!("loss_steps_{name}")).unwrap();
+        // Codes are the same. A score is a sum of four products over the temperature: some units of 2^-24 over 0.3.
+        crate::support::close::assert_norm(name, &[got], &[want as f32], 3e-6);
+    }
+    let sum: f32 = losses(&report).zip([0.5, 1.0, 1.0, 1.0, 0.7, 0.7]).map(|((_, loss), w)| loss * w).sum();
+    crate::support::close::assert_norm("the loss is the sum of its terms", &[report.loss], &[sum], 1e-6);
+    // The heads are trained by them alone.
+    let before = new();
+    let mut after = new();
+    let mut rng = stream(1, 0, 0, Purpose::KeyShuffle);
+    method.step(&mut after, &views, &mut rng, 0.02, &Sgd::default()).unwrap();
+    for (before, after) in
+        [(&before.visual, &after.visual), (before.motion.as_ref().unwrap(), after.motion.as_ref().unwrap())]
+    {
+        let moved = |prefix: &str| {
+            let of = before.query().iter().zip(after.query().iter()).filter(|((_, p), _)| p.name.starts_with(prefix));
+            of.filter(|((_, p), _)| p.role.trains())
+                .all(|((_, a), (_, b))| a.value.load().unwrap() != b.value.load().unwrap())
+        };
+        assert!(before.query().iter().any(|(_, p)| p.name.starts_with("head.steps.")) && moved("head.steps."));
+    }
+}
+
+#[test]
+fn terms_between_time_steps_are_refused_where_steps_do_not_match() {
+    let same = Maclr { w_steps: 1.0, cross_positive: CrossPositive::SameClip, ..method() };
+    let refused = |method: &Maclr, motion_frames: usize| {
+        let recipe = recipe();
+        let views = ViewSpec { motion_frames, ..recipe.training.views.clone() };
+        let recipe =
+            Recipe { method: method.clone(), training: Training { views, ..recipe.training.clone() }, ..recipe };
+        let e = recipe.check().err().unwrap().to_string();
+        assert!(e.contains("--w-steps"), "{e}");
+        e
+    };
+    assert!(refused(&Maclr { cross_positive: CrossPositive::OtherClip, ..same.clone() }, 8).contains("same-clip"));
+    assert!(refused(&Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..same.clone() }, 8).contains("motion"));
+    assert!(refused(&same, 16).contains("--motion-frames"));
+    assert!(
+        refused(&Maclr { alignment: Some(Alignment::from_scratch("layer2.0.conv1.0")), ..same }, 8)
+            .contains("layer2.0")
+    );
 }
 
 #[test]
