@@ -1,10 +1,11 @@
 //! Which videos a program takes, and where their frames are kept: options of the pre-trainings and the evaluations.
 
-use super::args::within;
+use super::args::{one_of, within};
 use super::checks::{labelled, lists};
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use tubelet::train::limits;
+use tubelet::video::procedural::Happening;
 use tubelet::video::{Input, Pack, ProceduralSpec, Splits};
 
 /// `#[command(flatten)] videos: VideoOptions`.
@@ -20,6 +21,9 @@ pub struct VideoOptions {
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
     #[arg(long, value_name = "N", requires = "data", value_parser = within::<u64>(limits::SPLIT))]
     pub split: Option<u64>,
+    /// What happens in procedural clips: their objects move always; or seldom, in videos four times as long; or they are small
+    #[arg(long, value_name = "HAPPENING", conflicts_with = "data", default_value_t = Happening::Always, value_parser = one_of(Happening::ALL.map(|h| (h.name(), h))))]
+    pub procedural: Happening,
     /// Folder for decoded frames and flow, shared between runs; the example `cache` lists, verifies and removes them. Or a
     /// packed folder of the example `pack`, which has the videos itself: then without --data
     #[arg(long, value_name = "DIR", default_value = "runs/cache")]
@@ -49,7 +53,11 @@ impl VideoOptions {
     /// What the summary says of where the videos are from: a path, or `procedural`.
     pub fn origin(&self) -> String {
         let packed = Some(&self.cache).filter(|cache| Pack::is_at(cache));
-        self.data.as_ref().or(packed).map_or("procedural".to_owned(), |path| path.display().to_string())
+        let procedural = || match self.procedural {
+            Happening::Always => "procedural".to_owned(),
+            other => format!("procedural, {other}"),
+        };
+        self.data.as_ref().or(packed).map_or_else(procedural, |path| path.display().to_string())
     }
 
     /// What the videos are read from; `None` for procedural clips.
@@ -66,7 +74,7 @@ impl VideoOptions {
                 let pack = Pack::open(&self.cache).with_context(|| format!("--cache {}", self.cache.display()))?;
                 Ok(pack.splits()?)
             }
-            None => Ok(Splits::procedural(&ProceduralSpec { seed, ..ProceduralSpec::default() })?),
+            None => Ok(Splits::procedural(&ProceduralSpec::of(self.procedural, seed))?),
         }
     }
 

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::packed::{Kind, Named};
+use super::procedural::Happening;
 use super::{
     CacheSpec, Dataset, Decode, FlowSource, Item, MotionSpec, Source, content, flow_folder, folder, packed, procedural,
 };
@@ -72,6 +73,9 @@ pub(super) enum SourceKey {
         side: usize,
         fps: f64,
         seed: u64,
+        /// Absent where the objects move all the time, as before there were other videos.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        happening: Option<String>,
     },
     /// A file by its content, wherever it is ([`content::of_file`]), or the part of it between these milliseconds.
     Content {
@@ -183,9 +187,10 @@ impl SourceKey {
             Source::Folder(path) => SourceKey::folder(path, folder_fps),
             Source::Procedural(video) => {
                 let spec = data.procedural.clone().unwrap_or_default();
-                let procedural::ProceduralSpec { classes, frames, side, fps, seed, .. } = spec;
+                let procedural::ProceduralSpec { classes, frames, side, fps, seed, happening, .. } = spec;
+                let happening = (happening != Happening::Always).then(|| happening.name().to_owned());
                 let (version, video) = (procedural::VERSION, *video);
-                Ok(SourceKey::Procedural { version, video, classes, frames, side, fps, seed })
+                Ok(SourceKey::Procedural { version, video, classes, frames, side, fps, seed, happening })
             }
             Source::Packed(_) => {
                 Err(Error::param("cache", "source", "packed", "a packed video is in its packed folder"))

@@ -9,6 +9,7 @@ use super::super::{flow_folder, folder, procedural};
 use super::{Dataset, Source, fnv1a, fnv1a_on};
 use crate::error::{Error, Result, unless_of_the_machine};
 use crate::files;
+use crate::video::procedural::{Happening, ProceduralSpec};
 
 /// Limit on the bytes of a file of flow whose content is hashed: a gigabyte and the header.
 const MAX_FIELD_BYTES: u64 = (1 << 30) + 12;
@@ -57,7 +58,16 @@ impl Dataset {
             Ok(fnv1a(text.as_bytes()).to_le_bytes())
         };
         let videos: Vec<[u8; 8]> = self.items.par_iter().map(of).collect::<Result<_>>()?;
-        let made = self.procedural.as_ref().map(|spec| format!("{spec:?}, version {}", procedural::VERSION));
+        let made = self.procedural.as_ref().map(|spec| {
+            let ProceduralSpec { classes, videos_per_class, test_per_class, frames, side, fps, seed, happening } = spec;
+            // As it was written before there were videos in which other things happen, so that old runs go on.
+            let other = if *happening == Happening::Always { "" } else { happening.name() };
+            format!(
+                "ProceduralSpec {{ classes: {classes}, videos_per_class: {videos_per_class}, test_per_class: {test_per_class}, \
+                 frames: {frames}, side: {side}, fps: {fps:?}, seed: {seed} }}, version {}{other}",
+                procedural::VERSION
+            )
+        });
         Ok(fnv1a_on(&videos.concat(), fnv1a(made.unwrap_or_default().as_bytes())))
     }
 
