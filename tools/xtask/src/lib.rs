@@ -14,6 +14,7 @@ pub mod pack_trial;
 mod programs;
 pub mod protocol;
 pub mod ranks;
+pub mod redraw;
 pub mod sanitize;
 mod source;
 pub mod tidy;

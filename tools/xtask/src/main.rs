@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
 use xtask::{
-    ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, protocol, ranks, sanitize, tidy, transfer, versus,
+    ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, protocol, ranks, redraw, sanitize, tidy, transfer,
+    versus,
 };
 
 const USAGE: &str = "usage: cargo xtask <command>
@@ -34,8 +35,12 @@ const USAGE: &str = "usage: cargo xtask <command>
                     the test actors are scored, once per recipe; writes protocol.json and protocol.svg into OUT; what is done
                     there is not done again: --folds N (all actors; 0: none), --seeds N (5), --methods A,B.. (maclr,mcl,rgb,
                     random,supervised), --with METHOD=OPTIONS (repeatable: more options of its training), --folds-only (the test
-                    set is left alone), --again (score a recipe on the test set once more), --programs DIR (examples that are
+                    set is left alone), --once (with it, to screen recipes: the networks of all folds are one, pre-trained without
+                    labels on all training actors), --fold-seeds N (1), --again (score a recipe on the test set once more), --programs DIR (examples that are
                     built), --record FILE (benches/record/protocol-scorings.json)
+  redraw DATA OUT [--seed N]
+                    a second draw of a set with actors: every video mirrored, at a speed that varies, in other colours and framed
+                    otherwise, by ffmpeg; the lists stay
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
@@ -127,6 +132,10 @@ fn main() -> ExitCode {
         },
         Some(("protocol", args)) => match protocol::Options::parse(args) {
             Ok(options) => protocol::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("redraw", args)) => match redraw::Options::parse(args) {
+            Ok(options) => redraw::run(&options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("fuzz", options)) => match fuzz::Options::parse(options) {

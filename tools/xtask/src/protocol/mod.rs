@@ -17,7 +17,7 @@ use record::{Entry, Record, now};
 use runs::{Place, Runs};
 use scores::{Predictions, over_seeds};
 use serde_json::{Map, Value, json};
-use set::Set;
+pub(crate) use set::Set;
 use std::fs;
 use std::path::Path;
 
@@ -42,8 +42,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         seeds,
         date: date.clone(),
         commit: commit.clone(),
-        out: out.display().to_string(),
+        out: format!("{} ({})", out.file_name().unwrap_or_default().display(), set::short(&out.display().to_string())),
     };
+    let of_folds = if options.once { "folds, pre-trained once" } else { "folds" };
     if !options.folds_only && !options.again {
         for method in &options.methods {
             record.first_time(&entry("test", method, options.seeds))?;
@@ -53,9 +54,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let mut actors = set.actors()?;
     actors.truncate(options.folds.unwrap_or(actors.len()));
     let places: Vec<Place> = actors.into_iter().map(Place::Fold).collect();
-    let mut runs = Runs::new(&out, &programs, &set);
+    let mut runs = Runs::new(&out, &programs, &set, options.once);
     for method in &options.methods {
-        places.iter().for_each(|place| runs.plan(method, place, 0));
+        (0..options.fold_seeds).for_each(|seed| places.iter().for_each(|place| runs.plan(method, place, seed)));
     }
     if !options.folds_only {
         for method in &options.methods {
@@ -66,10 +67,11 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     let mut folds = Vec::new();
     for method in &options.methods {
         if !places.is_empty() {
-            record.add(entry("folds", method, 1))?;
+            record.add(entry(of_folds, method, options.fold_seeds))?;
         }
-        let of = |place: &Place| runs.of(method, place, 0);
-        folds.push(places.iter().map(of).collect::<Result<Vec<_>>>()?);
+        let seeds = 0..options.fold_seeds;
+        let mut of = |seed| places.iter().map(|place| runs.of(method, place, seed)).collect::<Result<Vec<_>>>();
+        folds.push(seeds.map(&mut of).collect::<Result<Vec<_>>>()?);
     }
     let mut tests = Vec::new();
     if !options.folds_only {
@@ -79,13 +81,11 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             tests.push((0..options.seeds).map(|seed| runs.of(method, &Place::Test, seed)).collect::<Result<Vec<_>>>()?);
         }
     }
-    let rgb = |all: &[Vec<(Value, Predictions)>], pooled: fn(&[Predictions]) -> Result<Predictions>| {
-        let place = options.methods.iter().position(|method| method.name == "rgb")?;
-        let found: Vec<Predictions> = all.get(place)?.iter().map(|(_, p)| p.clone()).collect();
-        pooled(&found).ok()
-    };
-    let together: fn(&[Predictions]) -> Result<Predictions> = |all| Ok(Predictions::together(all.iter().cloned()));
-    let baselines = [rgb(&folds, together), rgb(&tests, Predictions::mean)];
+    let rgb = options.methods.iter().position(|method| method.name == "rgb");
+    let baselines = [
+        rgb.and_then(|at| of_folds_together(folds.get(at)?).ok()),
+        rgb.and_then(|at| Predictions::mean(&predictions(tests.get(at)?)).ok()),
+    ];
     let mut methods = Map::new();
     for (i, method) in options.methods.iter().enumerate() {
         let mut about = json!({
@@ -94,17 +94,19 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             "recipe": method.recipe(),
             "trials_on_folds": record.trials(&set.hash(), method.name),
         });
-        if let Some(found) = folds.get(i).filter(|found| !found.is_empty()) {
-            let predictions: Vec<Predictions> = found.iter().map(|(_, p)| p.clone()).collect();
-            about["folds"] = figures(&together(&predictions)?, baselines[0].as_ref())?;
-            let of = |(place, (summary, p)): (&Place, &(Value, Predictions))| {
-                let [top1, mean_class] = p.accuracy();
-                json!({"actor": place.name(), "videos": p.len(), "top1": top1, "mean_class": mean_class, "l2": summary["l2"]})
+        if let Some(found) = folds.get(i).filter(|_| !places.is_empty()) {
+            about["folds"] = figures(&of_folds_together(found)?, baselines[0].as_ref())?;
+            let of = |seed: usize, place: &Place, (summary, p): &(Value, Predictions)| {
+                let ([top1, mean_class], actor, l2) = (p.accuracy(), place.name(), &summary["l2"]);
+                json!({"actor": actor, "seed": seed, "videos": p.len(), "top1": top1, "mean_class": mean_class, "l2": l2})
             };
-            about["folds"]["each"] = places.iter().zip(found).map(of).collect();
+            let seeds = found.iter().enumerate();
+            about["folds"]["each"] = seeds
+                .flat_map(|(seed, found)| places.iter().zip(found).map(move |(place, one)| of(seed, place, one)))
+                .collect();
         }
         if let Some(found) = tests.get(i) {
-            let predictions: Vec<Predictions> = found.iter().map(|(_, p)| p.clone()).collect();
+            let predictions = predictions(found);
             about["test"] = figures(&Predictions::mean(&predictions)?, baselines[1].as_ref())?;
             for (at, name) in ["top1", "mean_class"].into_iter().enumerate() {
                 let values: Vec<f64> = predictions.iter().map(|p| p.accuracy()[at]).collect();
@@ -122,6 +124,8 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         "set": set.hash(),
         "videos": [set.train.len(), set.test.len()],
         "folds": places.iter().map(Place::name).collect::<Vec<_>>(),
+        "fold_seeds": options.fold_seeds,
+        "pre_trained_once": options.once,
         "seeds": options.seeds,
         "penalties": PENALTIES,
         "date": date,
@@ -132,6 +136,18 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     fs::write(out.join("protocol.svg"), figure::draw(&all))?;
     print!("{}", figure::table(&all));
     Ok(())
+}
+
+/// What networks scored, with the summaries of the programs that scored them.
+type Scored = [(Value, Predictions)];
+
+fn predictions(found: &Scored) -> Vec<Predictions> {
+    found.iter().map(|(_, p)| p.clone()).collect()
+}
+
+/// The predictions of all folds, of all seeds: of each video the share of the seeds that are right.
+fn of_folds_together(seeds: &[Vec<(Value, Predictions)>]) -> Result<Predictions> {
+    Predictions::mean(&seeds.iter().map(|found| Predictions::together(predictions(found))).collect::<Vec<_>>())
 }
 
 /// The accuracies of predictions with their intervals over actors and tracks, and what they are above `rgb`.

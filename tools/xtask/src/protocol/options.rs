@@ -68,6 +68,10 @@ pub struct Options {
     pub methods: Vec<Method>,
     /// Whether the test set is left alone.
     pub folds_only: bool,
+    /// Whether the networks of the folds are pre-trained once, on the videos of all training actors.
+    pub once: bool,
+    /// Seeds of the folds, from 0.
+    pub fold_seeds: u64,
     /// Whether a recipe may be scored on the test set again.
     pub again: bool,
     /// Programs that are built already.
@@ -87,13 +91,26 @@ impl Options {
         let methods = METHODS.into_iter().map(|(name, ..)| Method::known(name)).collect::<Result<_>>()?;
         let (data, out) = (data.into(), out.into());
         let (programs, record, folds) = (None, None, None);
-        let mut o = Options { data, out, folds, seeds: 5, methods, folds_only: false, again: false, programs, record };
+        let mut o = Options {
+            data,
+            out,
+            folds,
+            seeds: 5,
+            methods,
+            folds_only: false,
+            once: false,
+            fold_seeds: 1,
+            again: false,
+            programs,
+            record,
+        };
         let (mut rest, mut more) = (rest.iter(), Vec::new());
         while let Some(name) = rest.next() {
             match name.as_str() {
                 "--folds-only" => o.folds_only = true,
+                "--once" => o.once = true,
                 "--again" => o.again = true,
-                "--folds" | "--seeds" | "--methods" | "--with" | "--programs" | "--record" => {
+                "--folds" | "--seeds" | "--fold-seeds" | "--methods" | "--with" | "--programs" | "--record" => {
                     let value = rest.next().with_context(|| format!("{name} needs a value"))?;
                     let number = |least: u64, most: u64| match value.parse::<u64>() {
                         Ok(n) if (least..=most).contains(&n) => Ok(n),
@@ -102,6 +119,7 @@ impl Options {
                     match name.as_str() {
                         "--folds" => o.folds = Some(usize::try_from(number(0, 1000)?)?),
                         "--seeds" => o.seeds = number(1, SEEDS)?,
+                        "--fold-seeds" => o.fold_seeds = number(1, SEEDS)?,
                         "--methods" => o.methods = value.split(',').map(Method::known).collect::<Result<_>>()?,
                         "--with" => more.push(value),
                         "--programs" => o.programs = Some(value.into()),
@@ -126,6 +144,7 @@ impl Options {
             method.options.extend(words(options));
         }
         ensure!(!o.folds_only || o.folds != Some(0), "--folds-only with --folds 0: there is nothing to do");
+        ensure!(o.folds_only || !o.once, "--once is for screening recipes, and needs --folds-only");
         Ok(o)
     }
 }
@@ -155,6 +174,8 @@ mod tests {
             ("data|out|--methods|rgb|--with|maclr=--lr 1", "--with"),
             ("data|out|--with|random=--lr 1", "not trained"),
             ("data|out|--what", "--what"),
+            ("data|out|--once", "--folds-only"),
+            ("data|out|--fold-seeds|0", "--fold-seeds"),
             ("data|out|--record", "needs a value"),
         ] {
             let e = all(text).unwrap_err().to_string();

@@ -11,7 +11,7 @@ use std::process::Command;
 pub struct Entry {
     /// A hash of the data set's lists.
     pub set: String,
-    /// `folds` or `test`.
+    /// `folds`; `folds, pre-trained once`, where all folds had one network; or `test`.
     pub part: String,
     /// The method.
     pub method: String,
@@ -25,7 +25,7 @@ pub struct Entry {
     pub date: String,
     /// The commit of this project, with `-dirty` if files differ from it.
     pub commit: String,
-    /// The folder of the results.
+    /// The folder of the results: its name, and a hash of its path.
     pub out: String,
 }
 
@@ -95,7 +95,7 @@ impl Record {
     /// How many recipes of a method were tried on the folds of a data set.
     #[must_use]
     pub fn trials(&self, set: &str, method: &str) -> usize {
-        let of = |e: &&Entry| e.set == set && e.part == "folds" && e.method == method;
+        let of = |e: &&Entry| e.set == set && e.part.starts_with("folds") && e.method == method;
         let mut recipes: Vec<&str> = self.entries.iter().filter(of).map(|e| e.recipe.as_str()).collect();
         recipes.sort_unstable();
         recipes.dedup();

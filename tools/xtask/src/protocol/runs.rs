@@ -48,30 +48,41 @@ pub struct Runs<'a> {
     out: &'a Path,
     programs: &'a Path,
     set: &'a Set,
+    once: bool,
     planned: Vec<Job>,
     /// Seconds and number of the finished runs of each program in this session.
     took: BTreeMap<&'static str, [f64; 2]>,
 }
 
 impl<'a> Runs<'a> {
-    /// None yet.
-    pub fn new(out: &'a Path, programs: &'a Path, set: &'a Set) -> Runs<'a> {
-        Runs { out, programs, set, planned: Vec::new(), took: BTreeMap::new() }
+    /// None yet. With `once`, networks of folds are pre-trained on all training videos.
+    pub fn new(out: &'a Path, programs: &'a Path, set: &'a Set, once: bool) -> Runs<'a> {
+        Runs { out, programs, set, once, planned: Vec::new(), took: BTreeMap::new() }
+    }
+
+    /// Whether a fold has the network that was trained without labels on the videos of all training actors.
+    fn shares(&self, method: &Method, place: &Place) -> bool {
+        self.once && *place != Place::Test && method.has_probe() && method.program.is_some()
     }
 
     /// The jobs of a network: its training, if it has one, and its scoring.
     fn jobs(&self, method: &Method, place: &Place, seed: u64) -> Vec<Job> {
         let folder = self.out.join(format!("{}-{}", method.name, method.recipe()));
-        let folder = folder.join(format!("{}-{seed}", place.name()));
-        let train = method.program.map(|program| Job { program, out: folder.join("train") });
-        let probe = method.has_probe().then(|| Job { program: "linear_probe", out: folder.join("probe") });
+        let shares = self.shares(method, place);
+        let trained = folder.join(format!("{}-{seed}", if shares { "all" } else { place.name() }));
+        let scored = folder.join(format!("{}{}-{seed}", place.name(), if shares { "-once" } else { "" }));
+        let train = method.program.map(|program| Job { program, out: trained.join("train") });
+        let probe = method.has_probe().then(|| Job { program: "linear_probe", out: scored.join("probe") });
         train.into_iter().chain(probe).collect()
     }
 
     /// Counts a network among what is to be done.
     pub fn plan(&mut self, method: &Method, place: &Place, seed: u64) {
-        let jobs = self.jobs(method, place, seed);
-        self.planned.extend(jobs);
+        for job in self.jobs(method, place, seed) {
+            if self.planned.iter().all(|planned| planned.out != job.out) {
+                self.planned.push(job);
+            }
+        }
     }
 
     /// How many runs are done, and the time that the others take, as far as it is known.
@@ -96,6 +107,8 @@ impl<'a> Runs<'a> {
             Place::Test => None,
         };
         let lists = Lists::write(&self.out.join("lists").join(place.name()), &self.set.parts(left)?)?;
+        let all = Lists::write(&self.out.join("lists").join(Place::Test.name()), &self.set.parts(None)?)?;
+        let unlabelled = if self.shares(method, place) { all.plain } else { lists.plain };
         let jobs = self.jobs(method, place, seed);
         let trained = method.program.map(|_| jobs[0].out.clone());
         for job in &jobs {
@@ -107,7 +120,7 @@ impl<'a> Runs<'a> {
             command.arg("--out").arg(&job.out);
             match job.program {
                 // Without labels: a pre-training that knew the held-out videos would score itself on them.
-                "pretrain_maclr" | "pretrain_mcl" => command.arg("--data").arg(&lists.plain).args(&method.options),
+                "pretrain_maclr" | "pretrain_mcl" => command.arg("--data").arg(&unlabelled).args(&method.options),
                 "finetune" => {
                     let command = command.arg("--data").arg(&lists.train).arg("--test").arg(&lists.held);
                     command.arg("--groups").arg(&lists.actors).args(&method.options)
