@@ -31,7 +31,7 @@ use tubelet::tensor::Device;
 use tubelet::train::folder::Folder;
 use tubelet::train::limits;
 use tubelet::train::views::ViewSpec;
-use tubelet::video::procedural::Change;
+use tubelet::video::procedural::{Change, SimilaritySpec};
 
 /// Whether the work goes on, asked again and again.
 type Check = dyn Fn() -> tubelet::Result<()> + Send + Sync;
@@ -126,7 +126,8 @@ fn run(args: &Args) -> Result<()> {
     similarity::table(&it.set, &found).write(&out.join("queries.csv"))?;
     draw(&it, &found, &out, &*go_on)?;
     let mut summary = args.summary(&it);
-    let [low, high] = found.interval()?;
+    // As for sources in linear_probe: fewer than three tell nothing of their spread.
+    let interval = (args.queries >= 3).then(|| found.interval()).transpose()?;
     for (of, found) in [("", &found), ("random_", &random), ("flow_", &flow)] {
         for change in Change::ALL {
             summary.set(&format!("{of}r1_{}", change.name()), found.recall(|row| row.change == change));
@@ -136,12 +137,17 @@ fn run(args: &Args) -> Result<()> {
             .set(&format!("{of}r1_still"), found.recall(|row| !row.pans))
             .set(&format!("{of}r1_pan"), found.recall(|row| row.pans));
     }
-    summary.set("r1_mean_low", low).set("r1_mean_high", high).set("seconds", began.elapsed().as_secs_f64());
-    let [mean, low, high, random, flow] =
-        ["r1_mean", "r1_mean_low", "r1_mean_high", "random_r1_mean", "flow_r1_mean"].map(|name| summary.shown(name));
+    for (name, end) in [("r1_mean_low", 0), ("r1_mean_high", 1)] {
+        summary.set(name, interval.map(|interval| interval[end]));
+    }
+    summary.set("seconds", began.elapsed().as_secs_f64());
+    let [mean, random, flow] = ["r1_mean", "random_r1_mean", "flow_r1_mean"].map(|name| summary.shown(name));
+    let interval = match interval {
+        Some(_) => format!(" (95 % interval {} to {})", summary.shown("r1_mean_low"), summary.shown("r1_mean_high")),
+        None => String::new(),
+    };
     say(format_args!(
-        "R@1 {mean} (95 % interval {low} to {high}); random weights {random}, histograms of flow {flow}, guessing 0.083; files \
-         in {}",
+        "R@1 {mean}{interval}; random weights {random}, histograms of flow {flow}, guessing 0.083; files in {}",
         out.display()
     ));
     summary.finish(&out)
@@ -172,6 +178,14 @@ impl Args {
         let [[t, h, w, c], _] = spec.dims();
         let fits = network.trunk.grids(&network.params, [t, h, w]);
         fits.with_context(|| format!("--frames {t} and --side {h}: the network takes no such clips"))?;
+        let videos = SimilaritySpec::default();
+        let step = spec.stride as f64 * videos.fps / spec.fps.unwrap_or(videos.fps);
+        let (span, length) = (((t - 1) as f64 * step).round() as usize + 1, videos.frames);
+        ensure!(
+            span <= length,
+            "--frames {t} and --stride {}: a clip spans {span} frames, and these videos have {length}: make one of them smaller",
+            spec.stride
+        );
         let numbers = t * h * w * c;
         ensure!(
             numbers <= MOST,

@@ -26,8 +26,8 @@ struct Place(PathBuf);
 
 impl Place {
     /// Three training actors and two test actors with two tracks each, of two videos.
-    fn new() -> Place {
-        let dir = std::env::temp_dir().join(format!("tubelet-protocol-{}", std::process::id()));
+    fn new(name: &str) -> Place {
+        let dir = std::env::temp_dir().join(format!("tubelet-protocol-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let mut lists = [String::new(), String::new()];
         for actor in 1..=5 {
@@ -76,7 +76,7 @@ impl Place {
 
 #[test]
 fn actors_are_left_out_in_turn_and_the_test_actors_are_scored_once() {
-    let place = Place::new();
+    let place = Place::new("folds");
     let few = ["--methods", "maclr,rgb,random,supervised", "--seeds", "2"];
     let folds = place.run("a", &[&few[..], &["--folds-only"]].concat()).unwrap();
     let calls = place.calls();
@@ -121,5 +121,34 @@ fn actors_are_left_out_in_turn_and_the_test_actors_are_scored_once() {
     assert!(place.calls().iter().filter(|call| call.starts_with("pretrain")).all(|call| call.ends_with("--epochs 9")));
     let twice = place.run("c", &["--methods", "maclr", "--seeds", "1", "--folds", "0", "--again"]).unwrap();
     assert_eq!(twice["methods"]["maclr"]["test"]["scorings"], 2);
+    fs::remove_dir_all(&place.0).unwrap();
+}
+
+/// Screening: one pre-training of all training actors for each seed, whose features leave each actor out in turn.
+#[test]
+fn recipes_are_screened_with_one_pre_training_for_all_folds() {
+    let place = Place::new("once");
+    let options = ["--methods", "maclr,rgb,supervised", "--folds-only", "--once", "--fold-seeds", "2"];
+    let all = place.run("a", &options).unwrap();
+    let calls = place.calls();
+    let of = |program: &str| calls.iter().filter(|call| call.starts_with(program)).collect::<Vec<_>>();
+    // Two methods and two seeds; three folds of each, and of the network with labels, which has to leave actors out itself.
+    assert_eq!((of("pretrain").len(), of("linear_probe").len(), of("finetune").len()), (4, 12, 6), "{calls:?}");
+    assert!(of("pretrain").iter().all(|call| call.contains("lists/all/unlabelled.csv")), "{calls:?}");
+    assert!(calls.iter().all(|call| !call.contains("lists/test/")), "the test set is left alone");
+    for probe in of("linear_probe") {
+        let seed = if probe.contains("--seed 1") { "all-1/train" } else { "all-0/train" };
+        assert!(probe.contains(seed) && !probe.contains("lists/all"), "{probe}");
+    }
+    let folds = &all["methods"]["maclr"]["folds"];
+    assert_eq!((&folds["top1"], &folds["top1_above_rgb"], &folds["videos"]), (&1.0.into(), &1.0.into(), &12.into()));
+    assert_eq!((folds["each"].as_array().unwrap().len(), &folds["each"][3]["seed"]), (6, &1.into()));
+    assert!(all["pre_trained_once"] == true && all["methods"]["maclr"]["trials_on_folds"] == 1);
+    // The folds themselves are other runs.
+    place.run("a", &["--methods", "maclr", "--folds-only"]).unwrap();
+    assert_eq!(place.calls().len(), 6);
+    let record = fs::read_to_string(place.0.join("record.json")).unwrap();
+    assert!(record.contains("folds, pre-trained once") && record.contains("\"folds\"") && record.contains("\"out\": \"a ("));
+    assert!(!record.contains(place.0.to_str().unwrap()), "no path of this machine");
     fs::remove_dir_all(&place.0).unwrap();
 }

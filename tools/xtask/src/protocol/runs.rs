@@ -107,8 +107,12 @@ impl<'a> Runs<'a> {
             Place::Test => None,
         };
         let lists = Lists::write(&self.out.join("lists").join(place.name()), &self.set.parts(left)?)?;
-        let all = Lists::write(&self.out.join("lists").join(Place::Test.name()), &self.set.parts(None)?)?;
-        let unlabelled = if self.shares(method, place) { all.plain } else { lists.plain };
+        let unlabelled = if self.shares(method, place) {
+            // Of all training actors; the test videos are in no list of screening.
+            Lists::write(&self.out.join("lists/all"), &[self.set.train.clone(), Vec::new()])?.plain
+        } else {
+            lists.plain.clone()
+        };
         let jobs = self.jobs(method, place, seed);
         let trained = method.program.map(|_| jobs[0].out.clone());
         for job in &jobs {
