@@ -190,13 +190,19 @@ impl Trunk {
     /// As [`Trunk::forward_map`].
     pub fn forward_steps(&self, pass: &mut Pass, x: &Var) -> Result<Var> {
         let map = self.forward_map(pass, x)?;
-        steps(pass, &map)
+        let [n, t, ..] = map.shape().nthwc("network", "map")?;
+        let rows = steps(pass, &map, t)?;
+        let c = rows.shape().last();
+        ops::reshape(pass.tape(), &rows, [n, t, c].into())
     }
 }
 
-/// The mean over `h w` of a map `[n t h w c]`: `[n t c]`.
-pub(super) fn steps(pass: &Pass, map: &Var) -> Result<Var> {
+/// A map `[n t h w c]` averaged over `h w` and over each of `s` equal parts of its time: `[n·s c]`.
+pub(super) fn steps(pass: &Pass, map: &Var, s: usize) -> Result<Var> {
     let [n, t, h, w, c] = map.shape().nthwc("network", "map")?;
-    let frames = ops::reshape(pass.tape(), map, [n * t, 1, h, w, c].into())?;
-    ops::reshape(pass.tape(), &ops::global_avg_pool(pass.tape(), &frames)?, [n, t, c].into())
+    if s == 0 || !t.is_multiple_of(s) {
+        return Err(Error::param("network", "steps", s, format!("it must divide the {t} time steps of the map")));
+    }
+    let parts = ops::reshape(pass.tape(), map, [n * s, t / s, h, w, c].into())?;
+    ops::global_avg_pool(pass.tape(), &parts)
 }

@@ -142,6 +142,8 @@ pub struct Encoder {
 struct StepHead {
     module: String,
     head: ProjectionHead,
+    /// Into how many parts time is divided; all steps of the module's output if it is absent.
+    parts: Option<usize>,
 }
 
 impl Encoder {
@@ -189,10 +191,20 @@ impl Encoder {
             None => None,
             Some(spec) => {
                 let (module, features) = net.below_top()?;
-                Some(StepHead { module, head: new(&mut b, Self::STEPS, features, spec) })
+                Some(StepHead { module, head: new(&mut b, Self::STEPS, features, spec), parts: None })
             }
         };
         Ok((Encoder { trunk, head, steps }, b.finish()))
+    }
+
+    /// The same encoder with codes of `parts` equal parts of a clip's time instead of each step, if it has a head for them: for two
+    /// networks whose outputs have different numbers of steps.
+    #[must_use]
+    pub fn dividing_time(mut self, parts: usize) -> Encoder {
+        if let Some(steps) = &mut self.steps {
+            steps.parts = Some(parts);
+        }
+        self
     }
 
     /// The module that the head for time steps reads, if there is one.
@@ -207,6 +219,9 @@ impl Encoder {
     /// `Param` when a kernel does not fit.
     pub fn steps(&self, params: &Params, clip: [usize; 3]) -> Result<usize> {
         let Some(module) = self.steps_module() else { return Ok(0) };
+        if let Some(parts) = self.steps.as_ref().and_then(|steps| steps.parts) {
+            return Ok(parts);
+        }
         let grids = self.trunk.grids(params, clip)?;
         Ok(grids.iter().find(|grid| grid.module == module).map_or(0, |grid| grid.extents[0]))
     }
@@ -224,14 +239,13 @@ impl Encoder {
     /// time. The pass must have [tapped](Pass::tapping) [`Encoder::steps_module`].
     ///
     /// # Errors
-    /// `Param` without a head for time steps, or when its module was not tapped.
+    /// `Param` without a head for time steps, when its module was not tapped, or when its time cannot be divided.
     pub fn codes_of_steps(&self, pass: &mut Pass) -> Result<Var> {
         let missing = |rule: &str| Error::param("encoder", "steps", "absent", rule);
         let of = self.steps.as_ref().ok_or_else(|| missing("the encoder has no head for time steps"))?;
         let map = pass.tapped().ok_or_else(|| missing("the pass must tap the module of the head for time steps"))?;
-        let codes = steps(pass, &map)?;
-        let [n, t, c] = codes.shape().dims().try_into().expect("`steps` returns three extents");
-        let rows = ops::reshape(pass.tape(), &codes, [n * t, c].into())?;
+        let [_, t, ..] = map.shape().nthwc("encoder", "map")?;
+        let rows = steps(pass, &map, of.parts.unwrap_or(t))?;
         of.head.forward(pass, &rows)
     }
 }

@@ -124,32 +124,38 @@ impl Recipe {
             fitting(&self.motion, [motion_t, h, w], "--motion-frames and --side")?;
         }
         if self.method.w_steps != 0.0 {
-            self.check_steps([[t, h, w], [motion_t, h, w]])?;
+            self.parts_of_time()?;
         }
         Ok(())
     }
 
-    /// Checks that both networks have as many time steps where codes of these are computed, for clips of these extents, and that
-    /// no other module is to be read.
-    fn check_steps(&self, [rgb, motion]: [[usize; 3]; 2]) -> Result<()> {
+    /// Into how many parts the terms between time steps divide the time of both networks' clips: the steps of the network that
+    /// has fewer.
+    ///
+    /// # Errors
+    /// `Param` when those of the other are no multiple of it, or the alignment is to read another module.
+    fn parts_of_time(&self) -> Result<usize> {
+        let [[t, h, w, _], [motion_t, ..]] = self.training.views.dims();
         let of = |net: &Net, clip: [usize; 3]| -> Result<(usize, String)> {
             let (encoder, params) = self.encoder(net, 0)?;
             Ok((encoder.steps(&params, clip)?, encoder.steps_module().unwrap_or_default().to_owned()))
         };
-        let ((steps, module), (of_motion, _)) = (of(&self.visual, rgb)?, of(&self.motion_net(), motion)?);
+        let (rgb, module) = of(&self.visual, [t, h, w])?;
+        let (motion, _) = of(&self.motion_net(), [motion_t, h, w])?;
         let refuse = |rule: String| Err(Error::param("settings", "--w-steps", self.method.w_steps, rule));
-        if steps != of_motion {
+        if let Some(tap) = self.method.alignment.as_ref().and_then(|of| of.tap()).filter(|tap| *tap != module) {
             return refuse(format!(
-                "the visual network has {steps} time steps for its clips and the motion network {of_motion}: they must be as \
-                 many (--frames, --motion-frames), or --w-steps 0"
+                "it reads {module}, and --align-module {tap} another module: they must be the same"
             ));
         }
-        match self.method.alignment.as_ref().and_then(|of| of.tap()).filter(|tap| *tap != module) {
-            Some(tap) => {
-                refuse(format!("it reads {module}, and --align-module {tap} another module: they must be the same"))
-            }
-            None => Ok(()),
+        let parts = rgb.min(motion);
+        if !rgb.is_multiple_of(parts) || !motion.is_multiple_of(parts) {
+            return refuse(format!(
+                "the visual network has {rgb} time steps for its clips and the motion network {motion}: one must be a multiple of \
+                 the other (--frames, --motion-frames)"
+            ));
         }
+        Ok(parts)
     }
 
     fn check_numbers(&self) -> Result<()> {
@@ -238,7 +244,9 @@ impl Recipe {
     /// The same, and what the visual network loaded from [`Recipe::init`].
     fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Loaded>)> {
         let queue = self.training.queue_length(videos, 1, self.method.mask_own)?;
+        let parts = (self.method.w_steps != 0.0).then(|| self.parts_of_time()).transpose()?;
         let pathway = |(encoder, params): (Encoder, Params)| {
+            let encoder = if let Some(parts) = parts { encoder.dividing_time(parts) } else { encoder };
             Pathway::new(encoder, params.to(device)?, Queue::new(queue, self.code)?.to(device)?)
         };
         let net = self.motion_net();

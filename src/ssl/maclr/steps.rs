@@ -44,11 +44,8 @@ impl Numbers {
         };
         let ((n, steps), (_, other)) = (of(visual, rgb)?, of(motion, moving)?);
         if steps != other || steps == 0 {
-            let rule = format!(
-                "the visual network has {steps} time steps for its clips and the motion network {other}: \
-                they must be as many (--frames, --motion-frames), or --w-steps 0"
-            );
-            return Err(Error::param("settings", "--w-steps", steps, rule));
+            let rule = format!("the visual network has codes of {steps} time steps, and the motion network of {other}");
+            return Err(Error::param("maclr", "steps", steps, rule));
         }
         let number = |clips: Range<usize>| -> Vec<u32> {
             (clips.start * steps..clips.end * steps).map(|number| number as u32).collect()

@@ -78,7 +78,12 @@ fn a_run_is_compared_with_random_weights() {
     // A dry run and what is refused write nothing.
     let out = program(d, "--init run --dry-run --out c").unwrap();
     assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("2040 of 120 queries"));
-    for (args, word) in [("--queries 0", "--queries"), ("--init nowhere", "--init nowhere"), ("--side 7", "--side"), ("--frames 21", "--stride")] {
+    for (args, word) in [
+        ("--queries 0", "--queries"),
+        ("--init nowhere", "--init nowhere"),
+        ("--side 7", "--side"),
+        ("--frames 21", "--stride"),
+    ] {
         let out = program(d, &format!("{args} --out c")).unwrap();
         let errors = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && errors.contains(word) && !errors.contains("panicked"), "{errors}");

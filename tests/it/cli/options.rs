@@ -11,9 +11,10 @@ use tubelet::train::limits::{self, Limit};
 const PROGRAMS: [&str; 2] = ["pretrain_maclr", "pretrain_mcl"];
 
 /// Options whose values are no numbers.
-const WORDS: [&str; 23] = [
+const WORDS: [&str; 24] = [
     "--data",
     "--test",
+    "--procedural",
     "--preset",
     "--out",
     "--device",
@@ -149,7 +150,7 @@ const LISTS: [(&str, &str, &str); 7] = [
     ("--align-form", "weight-gradient, grad-cam, magnitude", "gradcam"),
     ("--align-terms", "space-time, space, time", "spacetime"),
     ("--target-norm", "raw, mean", "means"),
-    ("--motion", "frame-diff, flow, flow-edges", "flow-edge"),
+    ("--motion", "frame-diff, flow, flow-edges, flow+edges", "flow-edge"),
     ("--cross-positive", "other-clip, same-clip", "same"),
     ("--motion-stem", "1x7x7, 5x7x7", "5x7"),
 ];

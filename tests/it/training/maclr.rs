@@ -219,7 +219,14 @@ fn terms_between_time_steps_are_refused_where_steps_do_not_match() {
     };
     assert!(refused(&Maclr { cross_positive: CrossPositive::OtherClip, ..same.clone() }, 8).contains("same-clip"));
     assert!(refused(&Maclr { w_mm: 0.0, w_vm: 0.0, w_mv: 0.0, ..same.clone() }, 8).contains("motion"));
-    assert!(refused(&same, 16).contains("--motion-frames"));
+    assert!(refused(&same, 12).contains("--motion-frames"));
+    // Twice as many steps are as many once each two are averaged.
+    let views = ViewSpec { motion_frames: 16, ..recipe().training.views };
+    let twice = Recipe { method: same.clone(), ..with(Training { views, ..recipe().training }) };
+    twice.check().unwrap();
+    let p = twice.pathways(VIDEOS, 1, &Device::Cpu).unwrap();
+    let steps = |pathway: &Pathway, t| pathway.encoder().steps(pathway.query(), [t, 16, 16]).unwrap();
+    assert_eq!([steps(&p.visual, 4), steps(p.motion.as_ref().unwrap(), 16)], [2, 2]);
     assert!(
         refused(&Maclr { alignment: Some(Alignment::from_scratch("layer2.0.conv1.0")), ..same }, 8)
             .contains("layer2.0")

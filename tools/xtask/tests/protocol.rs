@@ -148,7 +148,9 @@ fn recipes_are_screened_with_one_pre_training_for_all_folds() {
     place.run("a", &["--methods", "maclr", "--folds-only"]).unwrap();
     assert_eq!(place.calls().len(), 6);
     let record = fs::read_to_string(place.0.join("record.json")).unwrap();
-    assert!(record.contains("folds, pre-trained once") && record.contains("\"folds\"") && record.contains("\"out\": \"a ("));
+    assert!(
+        record.contains("folds, pre-trained once") && record.contains("\"folds\"") && record.contains("\"out\": \"a (")
+    );
     assert!(!record.contains(place.0.to_str().unwrap()), "no path of this machine");
     fs::remove_dir_all(&place.0).unwrap();
 }
