@@ -19,8 +19,8 @@ use tubelet::video::{Dataset, Splits};
 
 /// Write the features of videos, labelled or not, to features.npy ([n d] f32) and index.csv (row, file, label).
 ///
-/// A row is the average over a video's views, or what --pool makes of them. Videos are read one after the other: memory does not grow with their
-/// number. An interrupted run begins again with the decoded frames of the cache, and writes the same files.
+/// A row is the average over a video's views, or what --pool makes of them. Videos are read one after the other: memory
+/// does not grow with their number. An interrupted run begins again with the decoded frames of the cache, and writes the same files.
 #[derive(Parser)]
 #[command(version, allow_negative_numbers = true)]
 struct Args {

@@ -23,6 +23,7 @@ mod pool;
 pub mod probe;
 pub mod retrieval;
 pub mod saliency;
+mod sampling;
 pub mod scores;
 pub mod sgd;
 pub mod svm;

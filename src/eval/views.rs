@@ -9,6 +9,7 @@
 
 use super::head::Head;
 pub use super::head::Score;
+pub use super::sampling::Views;
 use super::{Features, Pool};
 use crate::error::{Error, Result};
 use crate::nn::{Classifier, Mode, Params, Pass, Precision, Trunk};
@@ -16,44 +17,6 @@ use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 use crate::video::Prefetch;
 use std::sync::Arc;
-
-/// How a video is seen: `clips` evenly spaced clips, each cropped to `crops` squares along the longer side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Views {
-    /// Number of clips, the first at the start of the video and the last at its end; a single one is in the middle.
-    pub clips: usize,
-    /// 1, the square in the middle, or 3, that at either end as well.
-    pub crops: usize,
-}
-
-impl Views {
-    /// Checks both numbers.
-    ///
-    /// # Errors
-    /// `Param` when there is no clip, or another number of crops than 1 or 3.
-    pub fn check(&self) -> Result<()> {
-        if self.clips == 0 {
-            return Err(Error::param("views", "clips", 0, "a video is seen as at least one clip"));
-        }
-        if ![1, 3].contains(&self.crops) {
-            return Err(Error::param("views", "crops", self.crops, "a clip is cropped to 1 or 3 squares"));
-        }
-        Ok(())
-    }
-
-    /// Number of views of a video.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.clips * self.crops
-    }
-
-    /// Number `view` of them: which clip of how many, and which crop of how many, both from 0. The crops of a clip
-    /// follow each other.
-    #[must_use]
-    pub fn place(&self, view: usize) -> [[usize; 2]; 2] {
-        [[view / self.crops, self.clips], [view % self.crops, self.crops]]
-    }
-}
 
 /// A network in evaluation mode, with weights that nothing changes: a trunk, whose rows are features, or a classifier,
 /// whose rows are scores.
@@ -200,7 +163,7 @@ pub fn extract(network: &mut Frozen, work: &Work, each: &mut Each) -> Result<()>
 }
 
 /// How the features of a video's views become its row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// How codes over time are pooled. All but the mean are for a network that [keeps time](Frozen::keeping_time).
     pub pool: Pool,
@@ -413,11 +376,42 @@ mod tests {
         assert!(features(&mut network, &work, Row::MEAN, &[5, 6], &mut { stop }).is_err());
     }
 
+    /// One video followed from its clips to the row of each form: codes of steps average to the features, stand in the order of
+    /// time, and those of the squares of a clip are averaged.
     #[test]
-    fn views_are_clips_with_their_crops() {
-        let views = Views { clips: 2, crops: 3 };
-        assert_eq!((views.count(), views.place(0), views.place(5)), (6, [[0, 2], [0, 3]], [[1, 2], [2, 3]]));
-        assert!(views.check().is_ok() && Views { clips: 0, crops: 1 }.check().is_err());
-        assert!(Views { clips: 1, crops: 2 }.check().unwrap_err().to_string().contains("1 or 3"));
+    fn a_network_that_keeps_time_has_the_features_of_each_step() {
+        // Of the four frames two steps are left.
+        let net = SmallR3d { strides: vec![[1; 3], [1, 2, 2], [2; 3]], ..SmallR3d::default() }.net().unwrap();
+        let (mut plain, work) = (frozen(&net, Precision::F32), work(vec![0, 1], 3, 1));
+        let mut keeping = frozen(&net, Precision::F32).keeping_time(DIMS).unwrap();
+        let (steps, c) = (keeping.steps(), plain.features());
+        assert!(steps > 1 && keeping.features() == steps * c, "{steps} steps");
+        let of = |network: &mut Frozen, pool, crops| {
+            let how = Row { pool, crops, unit: false };
+            let found = features(network, &work, how, &[5, 6], &mut |_| Ok(())).unwrap();
+            assert_eq!(found.d(), how.len(network, work.views));
+            found.values()[..found.d()].to_vec()
+        };
+        let (mean, all) = (of(&mut plain, Pool::Mean, 1), of(&mut keeping, Pool::Steps, 1));
+        assert_eq!(all.len(), 2 * steps * c, "two clips");
+        // Sums of the same positive numbers in another order, some tens of them.
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 64.0 * f32::EPSILON * b.abs());
+        assert!(close(&Pool::Mean.row(&all, c).unwrap(), &mean));
+        assert_eq!(of(&mut keeping, Pool::Moments, 1), Pool::Moments.row(&all, c).unwrap());
+        let mut clips = Vec::new();
+        extract(&mut keeping, &work, &mut |video, _, row| {
+            clips.extend(row.iter().copied().filter(|_| video == 0));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(all, clips, "the steps of the first clip, then those of the second");
+        // As two squares of one clip.
+        let (a, b) = all.split_at(steps * c);
+        let halves: Vec<f32> = a.iter().zip(b).map(|(a, b)| ((f64::from(*a) + f64::from(*b)) / 2.0) as f32).collect();
+        assert_eq!(of(&mut keeping, Pool::Steps, 2), halves);
+        assert!(
+            rows(&mut keeping, &work, Row { crops: 3, ..Row { pool: Pool::Steps, ..Row::MEAN } }, &mut |_, _| Ok(()))
+                .is_err()
+        );
     }
 }

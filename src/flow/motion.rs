@@ -127,3 +127,29 @@ impl MotionMap {
         self.size
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A square that moves over ground which a camera pans past: of flow and edges, the camera leaves nothing, and the square keeps
+    /// its direction. Of flow itself, the camera stays.
+    #[test]
+    fn a_panning_camera_leaves_flow_and_edges_as_they_are() {
+        let field = |pan: [f32; 2]| {
+            let inside = |i: usize| (2..5).contains(&(i % 9)) && (3..6).contains(&(i / 9));
+            let plane = |c: usize, by: f32| (0..81).map(|i| pan[c] + if inside(i) { by } else { 0.0 }).collect();
+            Flow::new(9, 9, plane(0, -0.5), plane(1, 0.25)).unwrap()
+        };
+        // Binary fractions: differences are exact.
+        let (still, pans) = (field([0.0; 2]), field([0.75, -1.5]));
+        let map = |input, flow: &Flow| MotionMap::of_flow(input, flow, 2.0).unwrap();
+        let both = map(MotionInput::FlowAndEdges, &pans);
+        assert_eq!(both, map(MotionInput::FlowAndEdges, &still));
+        assert_ne!(map(MotionInput::Flow, &pans), map(MotionInput::Flow, &still));
+        let planes: Vec<&[f32]> = both.planes().collect();
+        let [u, v, edges] = planes[..] else { panic!("three channels") };
+        assert_eq!([u[4 * 9 + 3], v[4 * 9 + 3], u[0], v[0]], [-0.25, 0.125, 0.0, 0.0]);
+        assert_eq!(edges, map(MotionInput::FlowEdges, &still).planes().next().unwrap());
+    }
+}
