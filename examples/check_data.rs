@@ -90,7 +90,7 @@ fn run(args: &Args) -> Result<()> {
     let stop = stop_flag()?;
     let mut views = match args.preset {
         Preset::Tiny => Recipe::tiny().training,
-        Preset::Small => Recipe::small().training,
+        Preset::Small | Preset::Long => Recipe::small().training,
         Preset::Paper => Recipe::paper()?.training,
         Preset::PaperKinetics => mcl::Recipe::paper_kinetics().training,
     }

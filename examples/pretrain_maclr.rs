@@ -81,12 +81,25 @@ struct Args {
     /// Crop each motion clip like the video's other RGB clip instead of like its own
     #[arg(long)]
     untied_crops: bool,
+    /// Epochs in which the two clips of a video drift apart, from the same start to the distances that they have otherwise [default:
+    /// 0]
+    #[arg(long, value_name = "EPOCHS", value_parser = within::<u64>(limits::DRIFT))]
+    drift: Option<u64>,
+    /// Synthetic tubelets of a sample: the two RGB clips are then of different videos, and these moving patches are all that they
+    /// share. For RGB alone (--w-mm 0 --w-vm 0 --w-mv 0) [default: 0]
+    #[arg(long, value_name = "N", value_parser = within::<usize>(limits::TUBELETS))]
+    tubelets: Option<usize>,
 }
 
 /// What the presets set, for `--help`.
 fn presets() -> Vec<Values> {
-    let all = [("tiny", Ok(Recipe::tiny())), ("small", Ok(Recipe::small())), ("paper", Recipe::paper())];
-    all.into_iter().filter_map(|(name, recipe)| Some((name, of_recipe(&recipe.ok()?).ok()?))).collect()
+    let all = [
+        (Preset::Tiny, Ok(Recipe::tiny())),
+        (Preset::Small, Ok(Recipe::small())),
+        (Preset::Long, Ok(Recipe::long())),
+        (Preset::Paper, Recipe::paper()),
+    ];
+    all.into_iter().filter_map(|(preset, recipe)| Some((preset.name(), of_recipe(&recipe.ok()?).ok()?))).collect()
 }
 
 impl Args {
@@ -94,6 +107,7 @@ impl Args {
         let mut r = match self.options.preset() {
             Preset::Tiny => Recipe::tiny(),
             Preset::Small => Recipe::small(),
+            Preset::Long => Recipe::long(),
             // The second is MCL's, and not among this program's presets.
             Preset::Paper | Preset::PaperKinetics => Recipe::paper()?,
         };
@@ -117,11 +131,13 @@ impl Args {
         set(&mut views.motion_clamp, self.motion_clamp);
         set(&mut views.motion_frames, self.motion_frames);
         views.tied_crops &= !self.untied_crops;
+        set(&mut views.drift, self.drift);
+        set(&mut views.tubelets, self.tubelets);
         // MCL's additions are off by default.
         let off = Alignment { weight: 0.0, warm_weight: 0.0, ..Alignment::from_scratch("layer3.0") };
         let mut alignment = r.method.alignment.take().unwrap_or(off);
         self.focus.apply(&mut views.focus, &mut alignment)?;
-        r.method.alignment = Some(alignment).filter(|a| a.weight != 0.0);
+        r.method.alignment = Some(alignment).filter(Alignment::is_on);
         r.init = init_file(self.options.init.as_deref())?;
         if let (Some(kernel), Some(stem)) = (self.motion_stem, r.motion.stem.first_mut()) {
             stem.kernel = kernel;
@@ -168,7 +184,7 @@ fn run(args: &Args) -> Result<()> {
     let is_first = run.ranks.is_first();
     let scene = if is_first { Scene::before(&run, method.kept())? } else { None };
     // When nothing else can prevent the run from starting: a run that is refused leaves nothing.
-    if with_motion && is_first {
+    if is_first {
         draw_sheet(&run.out.join("sheet.png"), &run.train, &run.splits.train)?;
     }
     let train = fed_to(&run.device, &run.train);

@@ -58,6 +58,7 @@ fn presets() -> Vec<Values> {
     let all = [
         (Preset::Tiny, Recipe::tiny()),
         (Preset::Small, Recipe::small()),
+        (Preset::Long, Recipe::long()),
         (Preset::Paper, Recipe::paper()),
         (Preset::PaperKinetics, Recipe::paper_kinetics()),
     ];
@@ -69,6 +70,7 @@ impl Args {
         let mut r = match self.options.preset() {
             Preset::Tiny => Recipe::tiny(),
             Preset::Small => Recipe::small(),
+            Preset::Long => Recipe::long(),
             Preset::Paper => Recipe::paper(),
             Preset::PaperKinetics => Recipe::paper_kinetics(),
         };

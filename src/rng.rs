@@ -41,6 +41,8 @@ pub enum Purpose {
     Similarity = 15,
     /// Which clips get another video's background, and whose.
     Background = 16,
+    /// Synthetic tubelets, and the videos that share them.
+    Synthetic = 17,
     /// Tests and benches.
     Test = 9,
 }

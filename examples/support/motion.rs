@@ -47,6 +47,9 @@ pub struct FocusOptions {
     /// Its weight during the warm-up epochs [default: as --w-align if that is given]
     #[arg(long, value_parser = within::<f32>(limits::W_ALIGN_WARMUP))]
     w_align_warmup: Option<f32>,
+    /// Its weight in the last epoch, to which it goes from --w-align linearly [default: as --w-align]
+    #[arg(long, value_parser = within::<f32>(limits::W_ALIGN_END))]
+    w_align_end: Option<f32>,
     /// Form of the alignment map: weight-gradient (the release's), grad-cam, or magnitude (Grad-CAM with magnitudes of
     /// its weights)
     #[arg(long, value_parser = one_of(FORMS))]
@@ -80,6 +83,7 @@ impl FocusOptions {
         focus.legacy |= self.legacy_focus;
         set(&mut alignment.weight, self.w_align);
         set(&mut alignment.warm_weight, self.w_align_warmup.or(self.w_align));
+        alignment.last_weight = self.w_align_end.or(alignment.last_weight);
         set(&mut alignment.form, self.align_form);
         set(&mut alignment.detached, self.align_detached.map(|s| s == Switch::On));
         if let Some(module) = &self.align_module {

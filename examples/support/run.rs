@@ -162,15 +162,20 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
     let (mut samples, mut flows) = (Vec::new(), Vec::new());
     for video in sheet::shown(loader, data) {
         let pair = loader.pair(0, video)?;
-        let [rgb, _] = &pair.rgb;
-        let [_, h, w, _] = rgb.dims;
-        let bytes = sheet::bytes(rgb, &loader.spec.augment);
-        let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
-        let mut strips = vec![Strip::rgb("RGB input", &frames, h, w)?];
+        // With synthetic tubelets the second clip is of another video, and what both share is to be seen.
+        let names = ["RGB input", "its positive"];
+        let shown = if loader.spec.tubelets > 0 { 2 } else { 1 };
+        let mut strips = Vec::new();
+        for (name, rgb) in names.iter().zip(&pair.rgb).take(shown) {
+            let [_, h, w, _] = rgb.dims;
+            let bytes = sheet::bytes(rgb, &loader.spec.augment);
+            let frames: Vec<&[u8]> = bytes.chunks_exact(h * w * 3).collect();
+            strips.push(Strip::rgb(name, &frames, h, w)?);
+        }
         if let Some([motion, _]) = &pair.motion {
             strips.push(Strip::motion("motion input", motion)?);
         }
-        if loader.spec.motion.needs_flow() {
+        if loader.motion && loader.spec.motion.needs_flow() {
             let view = loader.cache.get(loader.videos[video])?;
             let frames = loader.motion_frames(&view, pair.starts[0])?;
             let fields: Vec<_> = frames.into_iter().map(|t| view.flow_field(view.field_of(t))).collect();
@@ -203,7 +208,7 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
         spec.cache_side
     );
     let clips = format!(
-        "{} of {} training videos in their first epoch. RGB and motion input are {}{}{}.",
+        "{} of {} training videos in their first epoch, {}{}{}{}.",
         samples.len(),
         loader.videos.len(),
         sheet::augmented(&spec.augment),
@@ -211,10 +216,17 @@ pub fn draw_sheet(out: &Path, loader: &Loader, data: &Dataset) -> Result<()> {
             0.0 => String::new(),
             p => format!("; RGB clips are over another video's background with probability {p}"),
         },
+        match spec.tubelets {
+            0 => String::new(),
+            n => format!("; the positive is of another video, with the same {n} synthetic tubelets"),
+        },
         if flows.is_empty() { "" } else { "; flow is of the whole frames" }
     );
     let wheel = !flows.is_empty();
-    let text = [Some(flow).filter(|_| wheel), Some(motion), Some(clips)].into_iter().flatten().collect();
+    let text = [Some(flow).filter(|_| wheel), Some(motion).filter(|_| loader.motion), Some(clips)]
+        .into_iter()
+        .flatten()
+        .collect();
     sheet::draw(out, &Legend { text, wheel, key: Vec::new() }, &samples)
 }
 

@@ -12,7 +12,7 @@ use tubelet::train::folder::Folder;
 use tubelet::video::Splits;
 
 /// Paths in a recipe, and the options that set them.
-pub const OPTIONS: [(&str, &str); 40] = [
+pub const OPTIONS: [(&str, &str); 43] = [
     ("training.epochs", "--epochs"),
     ("training.batch", "--batch"),
     ("training.accumulate", ACCUMULATE),
@@ -27,6 +27,8 @@ pub const OPTIONS: [(&str, &str); 40] = [
     ("training.views.stride", "--stride"),
     ("training.views.side", "--side"),
     ("training.views.background_swap", "--background-swap"),
+    ("training.views.drift", "--drift"),
+    ("training.views.tubelets", "--tubelets"),
     ("training.views.motion", "--motion"),
     ("training.views.motion_clamp", "--motion-clamp"),
     ("training.views.motion_frames", "--motion-frames"),
@@ -50,6 +52,7 @@ pub const OPTIONS: [(&str, &str); 40] = [
     ("method.frozen_norm", "--frozen-norm"),
     ("method.alignment.weight", "--w-align"),
     ("method.alignment.warm_weight", "--w-align-warmup"),
+    ("method.alignment.last_weight", "--w-align-end"),
     ("method.alignment.form", "--align-form"),
     ("method.alignment.module", "--align-module"),
     ("method.alignment.cosines.target_norm", "--target-norm"),
@@ -155,9 +158,11 @@ mod tests {
     #[test]
     fn settings_are_flat_and_go_by_the_options_names() {
         let mut maclr = maclr::Recipe::small();
-        maclr.method.alignment = Some(Alignment::from_scratch("layer3.0"));
+        let align = Alignment { last_weight: Some(0.0), ..Alignment::from_scratch("layer3.0") };
+        maclr.method.alignment = Some(align);
         (maclr.training.lr, maclr.training.wire) = (0.03, Wire::Bf16);
-        maclr.training.views.background_swap = 0.5;
+        (maclr.training.views.background_swap, maclr.training.views.tubelets) = (0.5, 2);
+        maclr.training.views.drift = 3;
         let (maclr, mcl) = (of_recipe(&maclr).unwrap(), of_recipe(&mcl::Recipe::small()).unwrap());
         for (_, option) in OPTIONS.iter().chain(&SWITCHED_OFF) {
             assert!(maclr.contains_key(*option) || mcl.contains_key(*option), "{option}");

@@ -21,6 +21,7 @@ mod cuda;
 mod draw;
 pub mod rand_augment;
 mod resize;
+pub mod synthetic;
 mod tubelet;
 
 pub use clips::{RawClip, apply_rgb_clips};

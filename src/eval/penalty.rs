@@ -4,6 +4,7 @@ use super::probe::probe_while;
 use super::scores::Scores;
 use super::{Features, GoOn};
 use crate::error::{Error, Result};
+use rayon::prelude::*;
 
 /// A penalty and what it reaches on samples of sources that were left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,7 +67,7 @@ pub fn try_penalties(train: &Features, sources: &[usize], penalties: &[f64], go_
         let scores = Scores::new(&right.iter().flat_map(one).collect::<Vec<_>>(), &labels, all.len())?;
         Ok(Tried { l2, mean_class: scores.mean_class() })
     };
-    penalties.iter().map(try_one).collect()
+    penalties.par_iter().map(try_one).collect()
 }
 
 /// The best of them: of equal ones the largest penalty.

@@ -57,10 +57,13 @@ impl FromStr for Form {
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Alignment {
-    /// Weight λ after the warm-up; if this and `warm_weight` are 0, the loss is not computed.
+    /// Weight λ after the warm-up; if this and the other two weights are 0, the loss is not computed.
     pub weight: f32,
     /// Weight during the warm-up epochs of the learning rate.
     pub warm_weight: f32,
+    /// Weight in the last epoch; from the end of the warm-up on it changes linearly. `None`: [`Alignment::weight`] to the end.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub last_weight: Option<f32>,
     /// Definition of the map.
     pub form: Form,
     /// Whether the channel weights are constants. Then nothing is differentiated twice, and the loss trains only `X`.
@@ -80,6 +83,7 @@ impl Alignment {
         Alignment {
             weight: 1.0,
             warm_weight: 2.0,
+            last_weight: None,
             form: Form::WeightGradient,
             detached: false,
             cosines,
@@ -93,12 +97,18 @@ impl Alignment {
     pub fn from_scratch(module: &str) -> Alignment {
         let cosines = Cosines { centred: true, ..Cosines::default() };
         let (form, module) = (Form::Magnitude, module.to_owned());
-        Alignment { weight: 10.0, warm_weight: 10.0, form, detached: true, cosines, module }
+        Alignment { weight: 10.0, warm_weight: 10.0, last_weight: None, form, detached: true, cosines, module }
+    }
+
+    /// The weights during the warm-up, after it, and in the last epoch.
+    pub(crate) fn weights(&self) -> [f32; 3] {
+        [self.warm_weight, self.weight, self.last_weight.unwrap_or(self.weight)]
     }
 
     /// Whether the loss is computed.
-    pub(crate) fn is_on(&self) -> bool {
-        self.weight != 0.0 || self.warm_weight != 0.0
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.weights().iter().any(|weight| *weight != 0.0)
     }
 
     /// Whether the loss is differentiated through a gradient.
@@ -134,9 +144,17 @@ impl Alignment {
         Error::param("alignment", "module", &self.module, "the network never reached it")
     }
 
-    /// λ in `epoch` of a run with `warmup_epochs`.
-    pub(crate) fn weight_at(&self, epoch: u64, warmup_epochs: f64) -> f32 {
-        if (epoch as f64) < warmup_epochs { self.warm_weight } else { self.weight }
+    /// λ in `epoch` of a run of `epochs` with `warmup_epochs`.
+    pub(crate) fn weight_at(&self, epoch: u64, epochs: u64, warmup_epochs: f64) -> f32 {
+        let [warm, weight, last] = self.weights();
+        if (epoch as f64) < warmup_epochs {
+            return warm;
+        }
+        // The first epoch after the warm-up has `weight`, the last one of the run `last`.
+        let first = warmup_epochs.ceil();
+        let way = (epochs as f64 - 1.0 - first).max(1.0);
+        let done = ((epoch as f64 - first) / way).min(1.0);
+        (f64::from(weight) + (f64::from(last) - f64::from(weight)) * done) as f32
     }
 
     /// The map `P [n t h w]` of `f [n t h w c]` for the similarity of the unit codes `q [n d]` and `k`, recorded.

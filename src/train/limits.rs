@@ -119,6 +119,12 @@ pub const W_ORDER: Limit = weight("--w-order");
 pub const W_ALIGN: Limit = weight("--w-align");
 /// The same during the warm-up.
 pub const W_ALIGN_WARMUP: Limit = weight("--w-align-warmup");
+/// The same in the last epoch.
+pub const W_ALIGN_END: Limit = weight("--w-align-end");
+/// Synthetic tubelets of a sample.
+pub const TUBELETS: Limit = whole("--tubelets", "tubelets", 0, 64);
+/// Epochs in which the two clips of a video drift apart; 0 for none.
+pub const DRIFT: Limit = whole("--drift", "epochs", 0, 1_000_000_000);
 /// Magnitude of motion at which the motion input reaches 1.
 pub const MOTION_CLAMP: Limit = real("--motion-clamp", "pixels", 0.001, 10_000.0);
 /// Frames of a motion clip.
@@ -130,7 +136,7 @@ const fn weight(option: &'static str) -> Limit {
 }
 
 /// All limits.
-pub const ALL: [Limit; 41] = [
+pub const ALL: [Limit; 44] = [
     SEED,
     SPLIT,
     THREADS,
@@ -170,6 +176,9 @@ pub const ALL: [Limit; 41] = [
     W_ORDER,
     W_ALIGN,
     W_ALIGN_WARMUP,
+    W_ALIGN_END,
+    TUBELETS,
+    DRIFT,
     MOTION_CLAMP,
     MOTION_FRAMES,
 ];

@@ -14,7 +14,7 @@ use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
 use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::ssl::Division;
@@ -74,6 +74,13 @@ impl Recipe {
             method: Mcl { momentum: 0.99, in_batch: true, order_from: 0, alignment, ..Mcl::released("") },
             training: Training { views, queue_cap: 768, ..Training::small() },
         }
+    }
+
+    /// [`Recipe::small`], trained for longer (`docs/experiments.md`).
+    #[must_use]
+    pub fn long() -> Recipe {
+        let small = Self::small();
+        Recipe { training: Training { epochs: 200, ..small.training }, ..small }
     }
 
     /// The release's network and settings for UCF101 (`docs/papers/mcl.md` sections 1, 2, 4), from random weights, for
@@ -146,11 +153,18 @@ impl Recipe {
 
     fn check_numbers(&self) -> Result<()> {
         let m = &self.method;
-        let alignment = [m.alignment.weight, m.alignment.warm_weight];
+        let alignment = m.alignment.weights();
         let weights = &[(limits::W_INTER, m.w_inter), (limits::W_INTRA, m.w_intra), (limits::W_ORDER, m.w_order)];
         let temperatures = &[m.temperature, m.temperature_intra];
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
-        numbers.check(&self.training)
+        numbers.check(&self.training)?;
+        let views = &self.training.views;
+        for (option, is) in [("--tubelets", views.tubelets > 0), ("--drift", views.drift > 0)] {
+            if is {
+                return Err(Error::param("settings", option, "above 0", "samples of MCL do not take it"));
+            }
+        }
+        Ok(())
     }
 
     /// What its network is, by the prefix of its names in the weights.

@@ -23,6 +23,7 @@ mod resume;
 pub mod schedule;
 mod settings;
 mod share;
+mod synthetic;
 pub mod trace;
 pub mod views;
 

@@ -26,7 +26,8 @@ impl Loader {
         let clip = self.spec.clip(view.fps());
         let (focus, maps) = (&self.spec.focus, self.maps(&view, video)?);
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
-        let (len, fps, gap) = (view.len(), view.fps(), self.spec.gap);
+        let (len, fps) = (view.len(), view.fps());
+        let gap = self.spec.gap_in(epoch, len, fps);
         let starts = if focus.sampling > 0.0 {
             self.favour(maps.as_ref(), |favour| clip.favoured_pair(len, fps, gap, favour, &mut rng)).0
         } else {
@@ -38,7 +39,10 @@ impl Loader {
         self.crop(maps.as_ref(), epoch, video, &view, starts, &mut draws)?;
         let at = |i: usize| [epoch, video as u64, i as u64];
         let rgb_of = |i: usize| self.rgb_over(at(i), &view, starts[i], &draws[i]);
-        let rgb = [0, 1].map(|i| wanted(clips, ClipPair::RGB[i], || rgb_of(i)));
+        let rgb = match self.spec.tubelets {
+            0 => [0, 1].map(|i| wanted(clips, ClipPair::RGB[i], || rgb_of(i))),
+            _ => self.over_two_videos([epoch, video as u64], (&view, starts[0], &draws[0]), clips)?,
+        };
         let other = usize::from(!self.spec.tied_crops);
         let motion_of = |i: usize| self.motion(&view, starts[i], &draws[i ^ other]);
         let motion = |i: usize| wanted(clips, ClipPair::MOTION[i], || motion_of(i));

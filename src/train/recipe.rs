@@ -226,6 +226,8 @@ pub(super) fn check_views(views: &ViewSpec) -> Result<()> {
     limits::STRIDE.check(views.stride)?;
     limits::SIDE.check(views.side)?;
     limits::BACKGROUND_SWAP.check(views.background_swap)?;
+    limits::TUBELETS.check(views.tubelets)?;
+    limits::DRIFT.check(views.drift)?;
     limits::MOTION_FRAMES.check(views.motion_frames)?;
     limits::MOTION_CLAMP.check(views.motion_clamp)?;
     let bad = |name, value: String, rule: &str| Err(Error::param("settings", name, value, rule));
@@ -251,8 +253,8 @@ pub(super) fn check_views(views: &ViewSpec) -> Result<()> {
 pub(super) struct MethodNumbers<'a> {
     /// Weights of the losses except the alignment.
     pub weights: &'a [(limits::Limit, f32)],
-    /// Weight of the alignment loss, and its weight during the warm-up.
-    pub alignment: [f32; 2],
+    /// Weights of the alignment loss during the warm-up, after it, and in the last epoch.
+    pub alignment: [f32; 3],
     /// All temperatures.
     pub temperatures: &'a [f32],
     /// Momentum of the key networks.
@@ -264,9 +266,10 @@ pub(super) struct MethodNumbers<'a> {
 impl MethodNumbers<'_> {
     /// Checks these numbers and `training` against their [limits], and the constraints between them.
     pub fn check(&self, training: &Training) -> Result<()> {
-        let [align, warm] = self.alignment;
+        let [warm, align, last] = self.alignment;
         check_weights(&[self.weights, &[(limits::W_ALIGN, align)]].concat())?;
         limits::W_ALIGN_WARMUP.check(warm)?;
+        limits::W_ALIGN_END.check(last)?;
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;
         training.check()?;

@@ -21,6 +21,9 @@ pub struct ViewSpec {
     pub fps: Option<f64>,
     /// Seconds between the starts of a video's two clips.
     pub gap: Gap,
+    /// Epochs in which these grow from 0 to [`ViewSpec::gap`], so that the two clips drift apart; 0: from the start.
+    #[serde(skip_serializing_if = "is_none")]
+    pub drift: u64,
     /// What to do with a video that is shorter than a clip.
     pub short: Short,
     /// Whether a clip is spread over the whole video, with one frame from each of as many equal segments, instead of
@@ -33,8 +36,11 @@ pub struct ViewSpec {
     pub augment: AugmentSpec,
     /// Probability that an RGB clip of a sample keeps the half of its pixels that moves most, over the background of another
     /// training video. It needs flow.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_none")]
     pub background_swap: f32,
+    /// Number of synthetic tubelets of a sample, whose two RGB clips are then of different videos; 0: both are of one.
+    #[serde(skip_serializing_if = "is_none")]
+    pub tubelets: usize,
     /// Whether a motion clip shares crop and flip with the RGB clip of the same time (`docs/papers/maclr.md` section
     /// 3.2), or uses those of the video's other clip. With different crops, videos can be told apart by little else
     /// than what moves in them.
@@ -76,6 +82,7 @@ impl ViewSpec {
             stride: 4,
             fps: None,
             gap: Gap::default(),
+            drift: 0,
             short: Short::Repeat,
             segments: false,
             side: 48,
@@ -87,6 +94,7 @@ impl ViewSpec {
                 ..AugmentSpec::default()
             },
             background_swap: 0.0,
+            tubelets: 0,
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 1.0,
@@ -109,11 +117,13 @@ impl ViewSpec {
             stride: 8,
             fps: Some(30.0),
             gap: Gap::default(),
+            drift: 0,
             short: Short::Repeat,
             segments: false,
             side: 224,
             augment: AugmentSpec::default(),
             background_swap: 0.0,
+            tubelets: 0,
             tied_crops: true,
             motion: MotionInput::FlowEdges,
             motion_clamp: 10.0,
@@ -189,6 +199,15 @@ impl ViewSpec {
         [rgb, !rgb && clip.with_frames(self.motion_frames).exceeds(frames, fps)]
     }
 
+    /// Seconds between the two clips in `epoch` of a video of `len` frames.
+    pub(super) fn gap_in(&self, epoch: u64, len: usize, fps: f64) -> Gap {
+        if epoch >= self.drift {
+            return self.gap;
+        }
+        let room = self.clip(fps).last_start(len, fps) / fps;
+        self.gap.reaching(epoch as f64 / self.drift as f64, room)
+    }
+
     pub(super) fn clip(&self, fps: f64) -> ClipSpec {
         ClipSpec { frames: self.frames, stride: self.stride as f64, fps: self.fps.unwrap_or(fps) }
     }
@@ -201,8 +220,8 @@ impl ViewSpec {
 }
 
 /// Whether a setting has the value that runs had before there was such a setting.
-fn is_zero(value: &f32) -> bool {
-    *value == 0.0
+fn is_none<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// MCL's options for the choice of clips. By default all are off.

@@ -54,6 +54,15 @@ impl Default for Gap {
     }
 }
 
+impl Gap {
+    /// The `share` of it that two clips reach whose starts are at most `room` seconds apart: both bounds, within that room,
+    /// times `share`.
+    #[must_use]
+    pub fn reaching(self, share: f64, room: f64) -> Gap {
+        Gap { min: self.min.min(room) * share, max: self.max.min(room) * share }
+    }
+}
+
 impl ClipSpec {
     /// Checks every field.
     ///

@@ -2,8 +2,8 @@
 
 use super::step::Inputs;
 use super::steps::Numbers;
-use super::{Maclr, Pathways, Views};
-use crate::error::Result;
+use super::{Maclr, Pathways, Rates, Views};
+use crate::error::{Error, Result};
 use crate::ops::sgd::Sgd;
 use crate::ssl::division::Division;
 use crate::ssl::pathway::Pathway;
@@ -15,11 +15,18 @@ use rand::Rng;
 impl MethodStep for Maclr {
     type Networks = Pathways;
     type Views = Views;
-    type Rates = f32;
+    type Rates = Rates;
     type Inputs = Inputs;
 
-    fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32, division: &Division) -> Result<Inputs> {
-        self.inputs_of(p, views, rng, lr, division)
+    fn inputs(
+        &self,
+        p: &Pathways,
+        views: &Views,
+        rng: &mut impl Rng,
+        rates: Rates,
+        division: &Division,
+    ) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, rates, division)
     }
 
     fn run(&self, p: &mut Pathways, inputs: &Inputs, sgd: &Sgd) -> Result<Seen> {
@@ -40,7 +47,12 @@ impl MethodStep for Maclr {
         Ok(inputs)
     }
 
-    fn refill(&self, inputs: &mut Inputs, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<()> {
+    fn refill(&self, inputs: &mut Inputs, views: &Views, rng: &mut impl Rng, rates: Rates) -> Result<()> {
+        let weight = self.alignment_at(rates);
+        if inputs.alignment.is_none() && weight != 0.0 {
+            let rule = "the step was captured without that loss; capture it again";
+            return Err(Error::param("maclr", "alignment", "a weight above 0", rule));
+        }
         overwrite(&inputs.views.rgb, &views.rgb)?;
         if let (Some(to), Some(from)) = (&inputs.views.motion, self.motion(views)?) {
             overwrite(to, from)?;
@@ -59,7 +71,10 @@ impl MethodStep for Maclr {
                 masked.set(&views.owners.values()[rows])?;
             }
         }
-        inputs.lr.overwrite(&Tensor::scalar(lr))
+        if let Some(alignment) = &inputs.alignment {
+            alignment.overwrite(&Tensor::scalar(weight))?;
+        }
+        inputs.lr.overwrite(&Tensor::scalar(rates.lr))
     }
 
     fn device(p: &Pathways) -> Device {

@@ -76,8 +76,8 @@ pub struct Maclr {
     /// Whether the keys of the batch's other videos are negatives too: they are enqueued before the losses, and each
     /// query's own key is masked. Requires [`Maclr::mask_own`].
     pub in_batch: bool,
-    /// MCL's alignment loss on the visual queries, with a constant weight; off by default. The aligned similarity is
-    /// that with the motion key if it is of the same clip, otherwise with the visual key.
+    /// MCL's alignment loss on the visual queries; off by default. The aligned similarity is that with the motion key if it
+    /// is of the same clip, otherwise with the visual key.
     pub alignment: Option<Alignment>,
     /// Precision of the networks.
     pub precision: Precision,
@@ -103,6 +103,21 @@ impl Default for Maclr {
             alignment: None,
             precision: Precision::F32,
         }
+    }
+}
+
+/// Values that change during a run. A learning rate alone stands for itself with the alignment's [weight](Alignment::weight).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Learning rate.
+    pub lr: f32,
+    /// Weight of the alignment loss; `None` for that of [`Maclr::alignment`].
+    pub alignment: Option<f32>,
+}
+
+impl From<f32> for Rates {
+    fn from(lr: f32) -> Rates {
+        Rates { lr, alignment: None }
     }
 }
 
@@ -152,6 +167,17 @@ impl Maclr {
     #[must_use]
     pub fn uses_motion(&self) -> bool {
         self.w_mm != 0.0 || self.w_vm != 0.0 || self.w_mv != 0.0
+    }
+
+    /// The rates in `epoch` of a run of `epochs` with `warmup_epochs` of warm-up, at learning rate `lr`.
+    #[must_use]
+    pub fn rates(&self, lr: f32, epoch: u64, epochs: u64, warmup_epochs: f64) -> Rates {
+        Rates { lr, alignment: self.alignment.as_ref().map(|of| of.weight_at(epoch, epochs, warmup_epochs)) }
+    }
+
+    /// The weight of the alignment loss in a step at `rates`: 0 if it is not computed.
+    pub(crate) fn alignment_at(&self, rates: Rates) -> f32 {
+        self.alignment.as_ref().map_or(0.0, |of| rates.alignment.unwrap_or(of.weight))
     }
 
     /// Checks what the terms between time steps require.

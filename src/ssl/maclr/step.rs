@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use super::steps::Numbers;
-use super::{CrossPositive, Maclr, Pathways, Views};
+use super::{CrossPositive, Maclr, Pathways, Rates, Views};
 use crate::cpu::in_pool;
 use crate::error::{Error, Result};
 use crate::nn::Mode;
@@ -30,6 +30,8 @@ pub struct Inputs {
     pub(super) orders: Vec<Order>,
     /// The learning rate, a scalar.
     pub(super) lr: Tensor,
+    /// The weight of the alignment loss, a scalar; `None` if this is not computed.
+    pub(super) alignment: Option<Tensor>,
     /// How the batch is divided.
     pub(super) division: Division,
     /// Numbers of time steps, if terms between them are computed.
@@ -45,15 +47,22 @@ impl Inputs {
 
 impl Maclr {
     /// One training step on `views`: update of the key networks, keys, queries, losses against the queues as they are,
-    /// gradient descent with rate `lr`, then the new keys are enqueued. `rng` permutes the key batch. If the loss is
+    /// gradient descent at `rates`, then the new keys are enqueued. `rng` permutes the key batch. If the loss is
     /// not finite, the weights are unchanged and the loss is returned in the report. Everything runs on the device of
     /// the networks.
     ///
     /// # Errors
     /// `Param` when a term needs motion and there is none, or the batch is not divisible by `groups`; errors of the
     /// networks' operations.
-    pub fn step(&self, p: &mut Pathways, views: &Views, rng: &mut impl Rng, lr: f32, sgd: &Sgd) -> Result<Report> {
-        self.step_of(p, views, rng, lr, sgd, &Division::default())
+    pub fn step(
+        &self,
+        p: &mut Pathways,
+        views: &Views,
+        rng: &mut impl Rng,
+        rates: impl Into<Rates>,
+        sgd: &Sgd,
+    ) -> Result<Report> {
+        self.step_of(p, views, rng, rates, sgd, &Division::default())
     }
 
     /// One training step as [`Maclr::step`], of a batch that is divided among ranks or micro-batches; all ranks call it. With
@@ -67,11 +76,11 @@ impl Maclr {
         p: &mut Pathways,
         views: &Views,
         rng: &mut impl Rng,
-        lr: f32,
+        rates: impl Into<Rates>,
         sgd: &Sgd,
         division: &Division,
     ) -> Result<Report> {
-        let inputs = self.inputs_of(p, views, rng, lr, division)?;
+        let inputs = self.inputs_of(p, views, rng, rates, division)?;
         self.run(p, &inputs, sgd)?.read()
     }
 
@@ -80,8 +89,8 @@ impl Maclr {
     /// # Errors
     /// `Param` when a term needs motion and there is none, or clips of key networks are missing; on a GPU `OutOfMemory` and
     /// `Driver`.
-    pub fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, lr: f32) -> Result<Inputs> {
-        self.inputs_of(p, views, rng, lr, &Division::default())
+    pub fn inputs(&self, p: &Pathways, views: &Views, rng: &mut impl Rng, rates: impl Into<Rates>) -> Result<Inputs> {
+        self.inputs_of(p, views, rng, rates, &Division::default())
     }
 
     /// The same of a batch that is divided; all ranks call it.
@@ -93,9 +102,10 @@ impl Maclr {
         p: &Pathways,
         views: &Views,
         rng: &mut impl Rng,
-        lr: f32,
+        rates: impl Into<Rates>,
         division: &Division,
     ) -> Result<Inputs> {
+        let rates = rates.into();
         let device = p.visual.query().device();
         let networks = 1 + usize::from(p.motion.is_some() && self.motion(views)?.is_some());
         let n = views.rgb[0].dims().first().copied().unwrap_or(0);
@@ -114,7 +124,9 @@ impl Maclr {
             Integers::new(if self.mask_own { own() } else { nobody() }).to(&device)
         });
         let masked = masked.collect::<Result<_>>()?;
-        let lr = Tensor::scalar(lr).to(&device)?;
+        let lr = Tensor::scalar(rates.lr).to(&device)?;
+        let weight = self.alignment_at(rates);
+        let alignment = (weight != 0.0).then(|| Tensor::scalar(weight).to(&device)).transpose()?;
         let owners = Integers::new(views.owners.values().to_vec()).to(&device)?;
         let steps = match (&p.motion, self.motion(views)?) {
             (Some(motion), Some(clips)) if self.w_steps != 0.0 => {
@@ -125,7 +137,7 @@ impl Maclr {
             _ => None,
         };
         let views = views.to(&device)?;
-        Ok(Inputs { views, masked, owners, orders, lr, division: division.clone(), steps })
+        Ok(Inputs { views, masked, owners, orders, lr, alignment, division: division.clone(), steps })
     }
 
     /// The clips used as queries; each is one pass of the step.
@@ -211,8 +223,8 @@ impl Maclr {
         let mut sum = Objective::new(&tape);
         let (mut visual_leaves, mut motion_leaves) = (Vec::new(), Vec::new());
         let (mode, part_of) = (Mode::Train { parts: division.parts(self.groups)? }, division.part(i));
-        let alignment = self.alignment.as_ref().filter(|of| of.weight != 0.0);
-        let tap = alignment.and_then(|of| of.tap());
+        let alignment = self.alignment.as_ref().zip(inputs.alignment.as_ref());
+        let tap = alignment.and_then(|(of, _)| of.tap());
         for (&a, all) in directions.iter().zip(keys) {
             let keys = all.rows(in_all.clone())?;
             let x = rows_of(&views.rgb[a], rows.clone())?;
@@ -248,12 +260,13 @@ impl Maclr {
                     sum.see([loss.loss.value().clone(), loss.stats], parts);
                 }
             }
-            if let Some(of) = alignment {
+            if let Some((of, weight)) = alignment {
                 let same = keys.motion.as_ref().filter(|_| self.cross_positive == CrossPositive::SameClip);
                 let target = views.targets.as_ref().map(|t| rows_of(&t[a], rows.clone())).transpose()?;
                 let k = &same.unwrap_or(&keys.visual).clips;
                 let loss = of.loss(&tape, &q_v, k, visual.tapped.as_ref(), target.as_ref())?;
-                sum.add(&ops::scale(&tape, &loss.loss, of.weight * part)?)?;
+                let weighted = ops::mul(&tape, &loss.loss, &Var::constant(weight.clone()))?;
+                sum.add(&ops::scale(&tape, &weighted, part)?)?;
                 sum.see([loss.loss.value().clone(), loss.stats], Alignment::parts(part));
             }
         }

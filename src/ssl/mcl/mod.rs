@@ -160,7 +160,7 @@ impl Mcl {
     #[must_use]
     pub fn rates(&self, lr: f32, epoch: u64, epochs: u64, warmup_epochs: f64) -> Rates {
         let order = self.w_order * epoch.saturating_add(self.order_from) as f32 / epochs.max(1) as f32;
-        Rates { lr, order, alignment: self.alignment.weight_at(epoch, warmup_epochs) }
+        Rates { lr, order, alignment: self.alignment.weight_at(epoch, epochs, warmup_epochs) }
     }
 }
 

@@ -20,8 +20,9 @@ use tubelet::nn::Params;
 use tubelet::ops::sgd::Sgd;
 use tubelet::rng::{Purpose, stream};
 use tubelet::ssl::Division;
+use tubelet::ssl::alignment::Alignment;
 use tubelet::ssl::capture::Captured;
-use tubelet::ssl::maclr::{Maclr, Pathways};
+use tubelet::ssl::maclr::{CrossPositive, Maclr, Pathways};
 use tubelet::tensor::{DType, Device, Tensor};
 use tubelet::train::checkpoint::State;
 use tubelet::train::maclr::{MaclrRun, Recipe};
@@ -140,6 +141,24 @@ fn a_step_allocates_nothing_and_waits_once() {
 /// A run of the training loop's method with its step recorded, restored in between, is the run without.
 #[test]
 fn a_recorded_run_is_the_run() {
+    recorded_is_the_run(&recipe(), None);
+}
+
+/// So it is with terms between time steps, and with an alignment whose weight changes in each epoch and is 0 in the last: then it
+/// is not in the recording.
+#[test]
+fn a_recorded_run_with_all_terms_is_the_run() {
+    let alignment = Alignment { last_weight: Some(0.0), ..Alignment::from_scratch("layer2.0") };
+    let steps = Maclr { w_steps: 0.5, ..method() };
+    let steps = Recipe { method: Maclr { cross_positive: CrossPositive::SameClip, ..steps }, ..recipe() };
+    let both = Recipe { method: Maclr { alignment: Some(alignment), ..method() }, ..recipe() }.with_target().unwrap();
+    recorded_is_the_run(&steps, None);
+    let grid = both.training.views.focus.target;
+    assert!(grid.is_some());
+    recorded_is_the_run(&both, grid);
+}
+
+fn recorded_is_the_run(recipe: &Recipe, grid: Option<[usize; 3]>) {
     let sample = |video: u32, step: u64| {
         let part = |dims: [usize; 4], seed: u64| {
             let data = noise(seed + 10 * u64::from(video) + 1000 * step, &dims).load().unwrap().into_owned();
@@ -151,12 +170,12 @@ fn a_recorded_run_is_the_run() {
             starts: [0.0; 2],
             rgb: [part(rgb, 1), part(rgb, 2)],
             motion: Some([part(motion, 3), part(motion, 4)]),
-            target: None,
+            target: grid.map(|[t, h, w]| [5, 6].map(|seed| part([t, h, w, 1], seed))),
         }
     };
     let run = |recorded: bool| {
         let sim = Sim::new(Order::Forward);
-        let new = || MaclrRun::new(&recipe(), VIDEOS, 1, &sim.device()).unwrap();
+        let new = || MaclrRun::new(recipe, VIDEOS, 1, &sim.device()).unwrap();
         let mut method = if recorded { new().recorded() } else { new() };
         let mut losses = Vec::new();
         for step in 0..7 {
@@ -166,7 +185,7 @@ fn a_recorded_run_is_the_run() {
                 method.restore(&state).unwrap();
             }
             let batch = (0..4).map(|i| sample((i + step as u32) % VIDEOS as u32, step)).collect();
-            let at = At { seed: 1, epoch: 0, step, epochs: 2 };
+            let at = At { seed: 1, epoch: step / 2, step, epochs: 4 };
             losses.push(method.step(batch, at, 0.01, &Sgd::default()).unwrap().loss.to_bits());
         }
         losses
@@ -218,11 +237,11 @@ fn a_recorded_step_repeats_itself() {
             .map(|i| method.step_of(&mut q, &batch(i), &mut rng(i), rate(i), &sgd, &division).unwrap().loss.to_bits())
             .collect();
         let (mut recorded, report) =
-            Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1), &sgd, &division).unwrap();
+            Captured::new(&method, &mut q, &batch(1), &mut rng(1), rate(1).into(), &sgd, &division).unwrap();
         got.push(report.loss.to_bits());
         let before = other.gpu.usage();
         for i in 2..6 {
-            got.push(recorded.step(&mut q, &batch(i), &mut rng(i), rate(i)).unwrap().loss.to_bits());
+            got.push(recorded.step(&mut q, &batch(i), &mut rng(i), rate(i).into()).unwrap().loss.to_bits());
         }
         assert_eq!(got, want);
         assert_eq!(everything(&p), everything(&q));

@@ -197,6 +197,12 @@ fn rates_ramp_and_switch() {
     // As epoch / epochs with epochs counted from 1 (mcl.md 3.3).
     assert_eq!([0, 4, 9].map(|epoch| released.rates(0.1, epoch, 10, 2.0).order), [0.05, 0.25, 0.5]);
     assert_eq!([at(1).alignment, at(2).alignment], [method.alignment.warm_weight, method.alignment.weight]);
+    // Of ten epochs with two of warm-up, the third has the weight, the tenth the last one, and those between lie on a line.
+    let falling = Alignment { weight: 7.0, warm_weight: 3.0, last_weight: Some(0.0), ..method.alignment.clone() };
+    let falling = Mcl { alignment: falling, ..method };
+    let of = |epoch, epochs, warmup| falling.rates(0.1, epoch, epochs, warmup).alignment;
+    assert_eq!([0, 1, 2, 3, 8, 9, 12].map(|epoch| of(epoch, 10, 2.0)), [3.0, 3.0, 7.0, 6.0, 1.0, 0.0, 0.0]);
+    assert_eq!([of(1, 2, 0.5), of(0, 1, 0.0), of(1, 3, 0.5)], [7.0, 7.0, 7.0], "too few epochs to fall in");
 }
 
 #[test]

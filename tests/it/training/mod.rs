@@ -20,3 +20,4 @@ pub mod resume;
 pub mod saliency;
 pub mod sgd_probe;
 pub mod svm;
+pub mod synthetic;

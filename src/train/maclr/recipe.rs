@@ -1,31 +1,22 @@
-//! A MaCLR run: its settings as a plain struct, presets, and the implementation of the [loop](super::pretrain)'s
-//! method.
+//! What defines a MaCLR run except its data: a plain struct, and presets.
 
-use super::batch::Feed;
-use super::checkpoint::State;
-use super::graph::Graph;
-use super::limits;
-use super::owners::Owners;
-use super::pathway;
-use super::pretrain::{At, Method, Seen};
-use super::recipe::{MethodNumbers, Training, fitting};
-use super::share::{Clips, Share, key_rng};
-use super::views::{ClipPair, ViewSpec};
+use super::{MOTION, VISUAL};
 use crate::dist::sum::Wire;
-use crate::dist::{Alone, Collective, Spans};
 use crate::error::{Error, Result};
 use crate::flow::motion::MotionInput;
-use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d, Trunk};
+use crate::nn::{Encoder, HeadSpec, Net, Params, SmallR3d};
 use crate::ops::sgd::Sgd;
-use crate::ssl::Division;
-use crate::ssl::maclr::{CrossPositive, Maclr, Pathways, Views};
+use crate::ssl::alignment::Alignment;
+use crate::ssl::maclr::{CrossPositive, Maclr, Pathways};
 use crate::ssl::pathway::Pathway;
 use crate::ssl::queue::Queue;
-use crate::tensor::{Device, Integers, Tensor};
+use crate::tensor::Device;
+use crate::train::limits;
+use crate::train::recipe::{MethodNumbers, Training, fitting};
+use crate::train::views::{Focus, ViewSpec};
 use crate::weights::{Config, ImageHead, InputSpec, Loaded, Networks, start_from};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Everything that defines a run except its data. Presets are starting points; every field may be changed.
 #[derive(Clone, Debug, Serialize)]
@@ -79,6 +70,14 @@ impl Recipe {
             },
             training: Training::small(),
         }
+    }
+
+    /// [`Recipe::small`], trained for longer and at a higher rate: what reaches most on held-out people
+    /// (`docs/experiments.md`), in three times the time.
+    #[must_use]
+    pub fn long() -> Recipe {
+        let small = Self::small();
+        Recipe { training: Training { epochs: 200, lr: 0.06, ..small.training }, ..small }
     }
 
     /// The paper's networks and sizes (`docs/papers/maclr.md` sections 2, 3, 9), for a machine with enough memory.
@@ -158,15 +157,31 @@ impl Recipe {
         Ok(parts)
     }
 
-    fn check_numbers(&self) -> Result<()> {
+    pub(super) fn check_numbers(&self) -> Result<()> {
         let m = &self.method;
-        let alignment = m.alignment.as_ref().map_or([0.0; 2], |a| [a.weight, a.warm_weight]);
+        let alignment = m.alignment.as_ref().map_or([0.0; 3], Alignment::weights);
         let weights = [(limits::W_VV, m.w_vv), (limits::W_MM, m.w_mm), (limits::W_VM, m.w_vm), (limits::W_MV, m.w_mv)];
         let (weights, temperatures) = (&weights, &[m.temperature]);
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
         limits::W_STEPS.check(m.w_steps)?;
         m.check_steps()?;
+        self.check_tubelets()?;
         numbers.check(&self.training)
+    }
+
+    /// Checks what samples with synthetic tubelets leave room for: nothing that knows how the video itself moves.
+    fn check_tubelets(&self) -> Result<()> {
+        let (m, views) = (&self.method, &self.training.views);
+        let excluded = [
+            (m.uses_motion(), "they are for RGB alone: --w-mm 0 --w-vm 0 --w-mv 0"),
+            (m.alignment.is_some(), "the flow of the videos does not show them: --w-align 0"),
+            (views.focus != Focus::default(), "clips and crops are random: --motion-sampling off --motion-crop off"),
+            (views.background_swap > 0.0, "the background is another video's already: --background-swap 0"),
+        ];
+        match excluded.into_iter().find(|(is, _)| *is && views.tubelets > 0) {
+            Some((_, rule)) => Err(Error::param("settings", "--tubelets", views.tubelets, rule)),
+            None => Ok(()),
+        }
     }
 
     /// The head for time steps, if a term between these is computed: like that for clips.
@@ -242,7 +257,7 @@ impl Recipe {
     }
 
     /// The same, and what the visual network loaded from [`Recipe::init`].
-    fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Loaded>)> {
+    pub(super) fn start(&self, videos: usize, seed: u64, device: &Device) -> Result<(Pathways, Option<Loaded>)> {
         let queue = self.training.queue_length(videos, 1, self.method.mask_own)?;
         let parts = (self.method.w_steps != 0.0).then(|| self.parts_of_time()).transpose()?;
         let pathway = |(encoder, params): (Encoder, Params)| {
@@ -258,7 +273,7 @@ impl Recipe {
 
 /// A stem and three residual stages of two 3x3x3 convolutions: 16, 32, 64, 128 channels. `stem_t` is the stem's
 /// temporal stride: a motion clip has twice the frames of an RGB clip.
-pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
+pub(in crate::train) fn small_net(in_channels: usize, stem_t: usize) -> Net {
     let spec = SmallR3d {
         in_channels,
         widths: vec![16, 32, 64, 128],
@@ -273,167 +288,4 @@ pub(super) fn small_net(in_channels: usize, stem_t: usize) -> Net {
     let net = spec.net().expect("the preset's extents are valid; a test builds every preset");
     // In so shallow a network, blocks that start as their 1x1x1 shortcuts take long to learn anything temporal.
     Net { zero_last_scale: false, ..net }
-}
-
-/// A MaCLR run in progress.
-pub struct MaclrRun {
-    method: Maclr,
-    pathways: Pathways,
-    inflated: Option<Loaded>,
-    device: Device,
-    feed: Feed,
-    graph: Graph<Maclr>,
-    division: Division,
-    owners: Owners,
-}
-
-impl MaclrRun {
-    /// The run in its initial state on `device`.
-    ///
-    /// # Errors
-    /// As [`Recipe::pathways`]; `Param` for a number outside its [limit](limits).
-    pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
-        recipe.check_numbers()?;
-        let (pathways, inflated) = recipe.start(videos, seed, device)?;
-        let division = recipe.training.division(Arc::new(Alone), recipe.method.groups, None)?;
-        let (method, feed, graph) = (recipe.method.clone(), Feed::new(device), Graph::Off);
-        let owners = Owners::new(videos, recipe.training.batch);
-        Ok(MaclrRun { method, pathways, inflated, device: device.clone(), feed, graph, division, owners })
-    }
-
-    /// The same run as one of `ranks`, which share each step of `recipe`.
-    ///
-    /// # Errors
-    /// As [`Training::division`].
-    pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MaclrRun> {
-        self.division = recipe.training.division(ranks, recipe.method.groups, recipe.method.alignment.as_ref())?;
-        Ok(self)
-    }
-
-    /// What the visual network loaded from [`Recipe::init`].
-    #[must_use]
-    pub fn inflated(&self) -> Option<&Loaded> {
-        self.inflated.as_ref()
-    }
-
-    /// If `yes`, the same run with steps that need less memory and more time: blocks of the query networks run again in
-    /// the backward pass ([`crate::nn::Pass::recomputing`]).
-    #[must_use]
-    pub fn recomputing(mut self, yes: bool) -> MaclrRun {
-        self.pathways.visual = self.pathways.visual.recomputing(yes);
-        self.pathways.motion = self.pathways.motion.map(|motion| motion.recomputing(yes));
-        self
-    }
-
-    /// The same run with its step recorded as a graph after it has run once, and replayed from then on: the same bits,
-    /// in one launch per step. It has no effect on the CPU.
-    #[must_use]
-    pub fn recorded(mut self) -> MaclrRun {
-        self.graph = Graph::wanted(&self.device);
-        self
-    }
-}
-
-/// Prefixes of the networks' names in a weights file: for the visual network those of MaCLR's release.
-const VISUAL: &str = "encoder_q.";
-const MOTION: &str = "motion.encoder_q.";
-
-impl Method for MaclrRun {
-    type Sample = ClipPair;
-    type Batch = Views;
-
-    fn name(&self) -> &'static str {
-        "maclr"
-    }
-
-    fn batch(&mut self, samples: Vec<ClipPair>) -> Result<Views> {
-        collate(&samples, &self.share(), &self.feed)
-    }
-
-    fn share(&self) -> Share {
-        if self.division.ranks().size() == 1 || !self.method.shuffle_keys {
-            return Share::default();
-        }
-        let number = |(motion, i): (bool, usize)| if motion { ClipPair::MOTION[i] } else { ClipPair::RGB[i] };
-        let [queries, keys] = self.method.passes().map(|passes| passes.into_iter().map(number).collect::<Vec<_>>());
-        Share { own: Clips::of(queries.into_iter().chain([ClipPair::TARGET])), keys }
-    }
-
-    fn division(&self) -> Division {
-        self.division.clone()
-    }
-
-    fn trace(&mut self, spans: Arc<dyn Spans>) {
-        self.division = self.division.clone().with_spans(spans);
-    }
-
-    fn start(&mut self, views: &mut Views, at: At, lr: f32, sgd: &Sgd) -> Result<Seen> {
-        self.owners.complete(&mut views.owners, at, self.division.ranks())?;
-        *views = views.to(&self.device)?; // the stream of the networks waits for the copies
-        let mut rng = key_rng(at.seed, at.epoch, at.step);
-        self.graph.start(&self.method, &mut self.pathways, views, &mut rng, lr, sgd, &self.division)
-    }
-
-    fn is_asynchronous(&self) -> bool {
-        self.feed.is_asynchronous()
-    }
-
-    fn networks(&self) -> Vec<(&'static str, &Params)> {
-        let Pathways { visual, motion } = &self.pathways;
-        [(VISUAL, Some(visual)), (MOTION, motion.as_ref())]
-            .into_iter()
-            .filter_map(|(name, pathway)| Some((name, pathway?.query())))
-            .collect()
-    }
-
-    fn networks_mut(&mut self) -> Vec<(&'static str, &mut Params)> {
-        let Pathways { visual, motion } = &mut self.pathways;
-        [(VISUAL, Some(visual)), (MOTION, motion.as_mut())]
-            .into_iter()
-            .filter_map(|(name, pathway)| Some((name, pathway?.query_mut())))
-            .collect()
-    }
-
-    fn save(&self, state: &mut State) {
-        let Pathways { visual, motion } = &self.pathways;
-        for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_ref())] {
-            let Some(pathway) = pathway else { continue };
-            pathway::save(state, name, pathway);
-        }
-    }
-
-    fn restore(&mut self, state: &State) -> Result<()> {
-        self.graph.forget();
-        let Pathways { visual, motion } = &mut self.pathways;
-        for (name, pathway) in [("visual", Some(visual)), ("motion", motion.as_mut())] {
-            let Some(pathway) = pathway else { continue };
-            pathway::restore(state, name, pathway)?;
-        }
-        Ok(())
-    }
-
-    fn kept(&self) -> (&Trunk, &Params) {
-        (&self.pathways.visual.encoder().trunk, self.pathways.visual.query())
-    }
-}
-
-/// Collates samples into a batch.
-fn collate(samples: &[ClipPair], share: &Share, feed: &Feed) -> Result<Views> {
-    let (own, keys) = share.split(samples);
-    let clips = |x: Option<Tensor>| x.unwrap_or_else(|| Tensor::zeros([0]));
-    let stack = |some: &[ClipPair], number: usize| feed.stack(some.iter().map(|p| p.clip(number)));
-    // What nobody reads is not loaded.
-    let of = |number: usize| if share.own.has(number) { stack(own, number) } else { Ok(None) };
-    let [a, b] = ClipPair::RGB.map(of);
-    let [c, d] = ClipPair::MOTION.map(of);
-    let moves = own.iter().all(|p| p.motion.is_some());
-    let motion = [clips(c?), clips(d?)];
-    let target = |i: usize| feed.stack_maps(own.iter().map(|p| p.target.as_ref().map(|t| &t[i])));
-    Ok(Views {
-        rgb: [clips(a?), clips(b?)],
-        motion: Some(motion).filter(|_| moves),
-        targets: target(0)?.zip(target(1)?).map(|(a, b)| [a, b]),
-        owners: Integers::new(own.iter().map(|p| p.video).collect()),
-        key_clips: keys.map(|(number, some)| stack(some, number).map(clips)).collect::<Result<_>>()?,
-    })
 }
