@@ -243,6 +243,37 @@ fn features_of_a_video_do_not_depend_on_the_list_or_the_threads() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("error: --part"));
 }
 
+/// The codes of a video's steps are in the order of time, and their mean is the features that it has without `--pool`.
+#[test]
+fn codes_over_time_are_pooled_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    let clips = "--data train.txt --test test.txt --frames 8 --stride 1 --side 16 --clips 2 --cache store";
+    let of = |pool: &str| -> Option<Vec<Vec<f32>>> {
+        let out = program("extract_features", d, &format!("{clips} --pool {pool} --out {pool}"))?;
+        let rows = npy(&d.join(pool).join("features.npy"));
+        assert_eq!(summary(&out)["dim"].as_u64(), Some(rows[0].len() as u64));
+        Some(rows)
+    };
+    let Some(mean) = of("mean") else { return };
+    let (steps, moments) = (of("steps").unwrap(), of("moments").unwrap());
+    assert_eq!((steps[0].len(), moments[0].len()), (2 * 2 * 128, 3 * 128), "two clips of two steps");
+    for ((mean, steps), moments) in mean.iter().zip(&steps).zip(&moments) {
+        let sum = |i: usize| (0..4).map(|step| f64::from(steps[step * 128 + i])).sum::<f64>();
+        for i in 0..128 {
+            // Sums of some tens of positive numbers in another order.
+            let near = |v: f32| (f64::from(v) - sum(i) / 4.0).abs() <= 64.0 * f64::from(f32::EPSILON) * sum(i) / 4.0;
+            assert!(near(mean[i]) && near(moments[i]), "feature {i}");
+        }
+    }
+    assert!(steps.iter().any(|row| row[..128] != row[128..256]), "steps differ");
+    let line = summary(&program("linear_probe", d, &format!("{clips} --pool moments --out probe")).unwrap());
+    assert_eq!((line["pool"].as_str(), line["videos_test"].as_u64()), (Some("moments"), Some(2)));
+    let e = refused("linear_probe", d, &format!("{LISTS} --pool steps --preset maclr-ucf101 --out none")).unwrap();
+    assert!(e.contains("--pool steps") && !d.join("none").exists(), "{e}");
+}
+
 #[test]
 fn networks_of_files_and_exported_folders_are_found_and_wrong_ones_refused_before_decoding() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,9 +11,10 @@ use tubelet::dist::{Collective, Ordered, Spans};
 use tubelet::driver::Gpu;
 use tubelet::nn::{Params, Role};
 use tubelet::ssl::Division;
-use tubelet::ssl::maclr::Maclr;
+use tubelet::ssl::maclr::{CrossPositive, Maclr};
 use tubelet::ssl::traffic::Traffic;
 use tubelet::tensor::Device;
+use tubelet::train::maclr::Recipe;
 use tubelet::train::trace::Trace;
 
 /// A backward pass that does not end before the first exchange has ended: where exchanges begin after it, a test fails.
@@ -170,6 +171,15 @@ fn steps_send_the_bytes_of_the_formula() {
         let traffic = Traffic { normalised: [2 * times * channels, times * channels], ..traffic };
         assert_sent(size, traffic, true, |division| law::maclr_run(&method, division));
     }
+    // With terms between time steps, each network has two codes of steps beside that of the clip, and a head for them.
+    let method = Maclr { w_steps: 0.5, cross_positive: CrossPositive::SameClip, ..maclr::method() };
+    let with_steps = Recipe { method: method.clone(), ..maclr::recipe() };
+    let p = with_steps.pathways(law::VIDEOS, 1, &Device::Cpu).unwrap();
+    let networks = [Some(&p.visual), p.motion.as_ref()].into_iter().flatten();
+    let with_heads: Vec<usize> = networks.flat_map(|network| trained(network.query())).collect();
+    assert!(with_heads.len() > trained_maclr.len());
+    let traffic = Traffic { codes: vec![3 * recipe.code; 2], trained: with_heads, ..nothing.clone() };
+    assert_sent(2, traffic, false, |division| law::maclr_run(&method, division));
     let recipe = mcl::recipe();
     let network = recipe.network(law::VIDEOS, 1, &Device::Cpu).unwrap().0;
     // Codes of three heads for each of three keys.

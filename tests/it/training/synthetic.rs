@@ -105,7 +105,7 @@ fn tubelets_are_refused_where_the_motion_of_the_video_is_used() {
 #[test]
 fn the_program_takes_both() {
     let dir = tempfile::tempdir().unwrap();
-    let small = ["--frames", "2", "--side", "16", "--probe-clips", "1", "--epochs", "2"];
+    let small = ["--frames", "2", "--side", "16", "--probe-clips", "1"];
     let runs = [
         ("rgb", &["--tubelets", "2", "--w-mm", "0", "--w-vm", "0", "--w-mv", "0"][..]),
         ("maclr", &["--drift", "2", "--motion-frames", "2", "--w-align", "5", "--w-align-end", "0"]),
