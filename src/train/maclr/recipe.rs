@@ -73,11 +73,11 @@ impl Recipe {
     }
 
     /// [`Recipe::small`], trained for longer and at a higher rate: what reaches most on held-out people
-    /// (`docs/experiments.md`), in three times the time.
+    /// (`docs/experiments.md`), in seven times the time.
     #[must_use]
     pub fn long() -> Recipe {
         let small = Self::small();
-        Recipe { training: Training { epochs: 200, lr: 0.06, ..small.training }, ..small }
+        Recipe { training: Training { epochs: 400, lr: 0.06, ..small.training }, ..small }
     }
 
     /// The paper's networks and sizes (`docs/papers/maclr.md` sections 2, 3, 9), for a machine with enough memory.
