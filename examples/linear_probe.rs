@@ -7,6 +7,7 @@ mod support;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use support::args::within;
 use support::checks::classes_can_be_tested;
@@ -14,6 +15,7 @@ use support::classified::{self, Groups};
 use support::evaluate::{Options, Task};
 use support::evaluation::{Evaluation, go_on};
 use support::output::{say, warn};
+use support::progress::Progress;
 use support::protocol::{Classifier, PoolOption, Protocol, ProtocolOption};
 use tubelet::eval::penalty::{Tried, best, try_penalties};
 use tubelet::eval::scores::Scores;
@@ -219,7 +221,11 @@ fn of_features(
 
 /// The penalty of several that reaches most on sources that are left out.
 fn chosen(train: &Features, sources: &[usize], penalties: &[f64], go_on: GoOn) -> Result<f64> {
-    let tried = try_penalties(train, sources, penalties, go_on).context("--l2 and --groups")?;
+    let apart: BTreeSet<usize> = sources.iter().copied().collect();
+    let bar = Progress::new("choosing --l2", "sources", (apart.len() * penalties.len()) as u64, 0);
+    let tried = try_penalties(train, sources, penalties, go_on, &|| bar.inc(1));
+    bar.finish();
+    let tried = tried.context("--l2 and --groups")?;
     let of = |t: &Tried| format!("{} {:.3}", t.l2, t.mean_class);
     let best = best(&tried).context("--l2: no penalty was tried")?;
     say(format_args!(

@@ -23,7 +23,7 @@ pub enum Preset {
     Tiny,
     /// A few hundred real videos, minutes on two cores
     Small,
-    /// As small, trained for longer: more accurate, and seven times the time
+    /// As small, trained for longer: MaCLR seven times, MCL three times
     Long,
     /// The paper's networks and sizes, for machines that can run them
     Paper,

@@ -77,7 +77,8 @@ impl Run<'_> {
         format!("{of}_{}", if self.options.init.is_some() { "init" } else { "random_init" })
     }
 
-    /// The mean of the number called `name` over the first epoch and over the last; `None` where it was not computed.
+    /// The mean of the number called `name` over the first and over the last of the epochs in which it was computed; `None` if
+    /// there is none.
     pub fn first_and_last(&self, name: &str) -> Result<[Option<f64>; 2]> {
         let means = means(&self.out.join("metrics.jsonl"), name)?;
         Ok([means.first_key_value(), means.last_key_value()].map(|entry| entry.map(|(_, mean)| *mean)))

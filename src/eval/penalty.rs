@@ -17,12 +17,19 @@ pub struct Tried {
 
 /// Trains a [probe](super::probe) with each of `penalties` on all sources but one, scores it on that one, and goes on to the
 /// next: what each penalty reaches, over the samples of all sources together. `sources [n]` says which sample is of which
-/// source. Samples of a class that no other source has are left out, for every penalty alike.
+/// source. Samples of a class that no other source has are left out, for every penalty alike. `done` is called after each source of
+/// each penalty, by several threads.
 ///
 /// # Errors
 /// `Shape` unless there is a source for each sample; `Param` when there are fewer than two sources, no penalty, or nothing is
 /// left to be scored; as [`probe`](super::probe::probe); that of `go_on`.
-pub fn try_penalties(train: &Features, sources: &[usize], penalties: &[f64], go_on: GoOn) -> Result<Vec<Tried>> {
+pub fn try_penalties(
+    train: &Features,
+    sources: &[usize],
+    penalties: &[f64],
+    go_on: GoOn,
+    done: &(dyn Fn() + Sync),
+) -> Result<Vec<Tried>> {
     if sources.len() != train.len() {
         let got = format!("{} sources", sources.len());
         return Err(Error::shape("penalty", "sources", format!("one for each of {} samples", train.len()), got));
@@ -50,6 +57,7 @@ pub fn try_penalties(train: &Features, sources: &[usize], penalties: &[f64], go_
             let known = super::own_classes(&rest);
             let own = |i: usize| sources[i] == *name && known.binary_search(&train.labels()[i]).is_ok();
             if known.len() < 2 || !(0..train.len()).any(own) {
+                done();
                 continue;
             }
             let held = some(train, own)?;
@@ -58,6 +66,7 @@ pub fn try_penalties(train: &Features, sources: &[usize], penalties: &[f64], go_
                 labels.push(place(*label));
                 right.push(place(found.classes[*at]));
             }
+            done();
         }
         if labels.is_empty() {
             let rule = "no class is of two sources, so nothing can be told of a source that is left out";
@@ -112,7 +121,7 @@ mod tests {
     fn a_penalty_is_judged_on_sources_that_it_was_not_trained_on() {
         let (train, sources) = samples(1);
         let grid = [1e-4, 0.03, 1e3];
-        let tried = try_penalties(&train, &sources, &grid, &|| Ok(())).unwrap();
+        let tried = try_penalties(&train, &sources, &grid, &|| Ok(()), &|| {}).unwrap();
         assert_eq!(tried.iter().map(|t| t.l2).collect::<Vec<_>>(), grid);
         // By hand: leave one source out, count.
         for one in &tried {
@@ -132,7 +141,7 @@ mod tests {
         let values = turned.iter().flat_map(|&i| train.values()[i * 20..][..20].to_vec()).collect();
         let other = Features::new(20, values, turned.iter().map(|&i| train.labels()[i]).collect()).unwrap();
         let others: Vec<usize> = turned.iter().map(|&i| sources[i]).collect();
-        assert_eq!(try_penalties(&other, &others, &grid, &|| Ok(())).unwrap(), tried);
+        assert_eq!(try_penalties(&other, &others, &grid, &|| Ok(()), &|| {}).unwrap(), tried);
         let of = |l2, mean_class| Tried { l2, mean_class };
         assert_eq!(best(&[of(0.1, 0.5), of(0.3, 0.7), of(1.0, 0.7), of(3.0, 0.2)]), Some(of(1.0, 0.7)));
         assert_eq!(best(&[]), None);
@@ -141,8 +150,9 @@ mod tests {
     #[test]
     fn what_cannot_be_left_out_is_refused() {
         let (train, sources) = samples(2);
-        let refused =
-            |sources: &[usize], grid: &[f64]| try_penalties(&train, sources, grid, &|| Ok(())).unwrap_err().to_string();
+        let refused = |sources: &[usize], grid: &[f64]| {
+            try_penalties(&train, sources, grid, &|| Ok(()), &|| {}).unwrap_err().to_string()
+        };
         assert!(refused(&sources[1..], &[1.0]).contains("one for each of 48 samples"));
         assert!(refused(&[3; 48], &[1.0]).contains("two are needed"));
         assert!(refused(&sources, &[]).contains("at least one"));

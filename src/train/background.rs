@@ -36,12 +36,10 @@ impl Loader {
         // On the CPU, also for a network on a GPU: a batch is made in one place.
         let mut part = self.rgb_of(view, &frames, draw)?;
         let mut rng = rng::stream(self.seed, epoch, video * CLIPS + number, Purpose::Background);
-        let others = self.videos.len().saturating_sub(1);
-        if !rng.random_bool(f64::from(self.spec.background_swap)) || others == 0 {
+        if !rng.random_bool(f64::from(self.spec.background_swap)) || self.videos.len() < 2 {
             return Ok(part);
         }
-        let place = rng.random_range(0..others);
-        let other = self.cache.get(self.videos[place + usize::from(place >= video as usize)])?;
+        let other = self.another(&mut rng, video)?;
         let clip = self.spec.clip(other.fps());
         let start = clip.start(other.len(), other.fps(), &mut rng);
         let (h, w) = other.size();

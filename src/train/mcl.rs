@@ -14,7 +14,7 @@ use super::views::ViewSpec;
 use crate::augment::{AugmentSpec, BlurForm};
 use crate::dist::sum::Wire;
 use crate::dist::{Alone, Collective, Spans};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{HeadSpec, MclEncoder, Net, Params, Trunk};
 use crate::ops::sgd::Sgd;
 use crate::ssl::Division;
@@ -76,7 +76,7 @@ impl Recipe {
         }
     }
 
-    /// [`Recipe::small`], trained for longer (`docs/experiments.md`).
+    /// [`Recipe::small`], trained for longer.
     #[must_use]
     pub fn long() -> Recipe {
         let small = Self::small();
@@ -158,13 +158,7 @@ impl Recipe {
         let temperatures = &[m.temperature, m.temperature_intra];
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
         numbers.check(&self.training)?;
-        let views = &self.training.views;
-        for (option, is) in [("--tubelets", views.tubelets > 0), ("--drift", views.drift > 0)] {
-            if is {
-                return Err(Error::param("settings", option, "above 0", "samples of MCL do not take it"));
-            }
-        }
-        Ok(())
+        self.training.views.check_of_one_video("MCL's samples")
     }
 
     /// What its network is, by the prefix of its names in the weights.

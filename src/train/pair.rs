@@ -8,8 +8,9 @@ use crate::error::Result;
 use crate::rng::{self, Purpose};
 
 impl Loader {
-    /// The two clips of `video` in `epoch`. With [`ViewSpec::focus`](super::views::ViewSpec::focus) their starts and crops follow the
-    /// motion, still at distances within [`ViewSpec::gap`](super::views::ViewSpec::gap); a motion clip follows the crop of its RGB clip.
+    /// The two clips of `video` in `epoch`; with synthetic tubelets the second is of another video. With [`ViewSpec::focus`](super::views::ViewSpec::focus) their starts and crops follow the
+    /// motion, still at distances within [`ViewSpec::gap`](super::views::ViewSpec::gap), or a share of it while
+    /// they [drift apart](super::views::ViewSpec::drift); a motion clip follows the crop of its RGB clip.
     ///
     /// # Errors
     /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` for the cache.
@@ -28,7 +29,7 @@ impl Loader {
         let mut rng = rng::stream(self.seed, epoch, video as u64, Purpose::ClipSampling);
         let (len, fps) = (view.len(), view.fps());
         let gap = self.spec.gap_in(epoch, len, fps);
-        let starts = if focus.sampling > 0.0 {
+        let mut starts = if focus.sampling > 0.0 {
             self.favour(maps.as_ref(), |favour| clip.favoured_pair(len, fps, gap, favour, &mut rng)).0
         } else {
             clip.pair(len, fps, gap, &mut rng)
@@ -41,7 +42,12 @@ impl Loader {
         let rgb_of = |i: usize| self.rgb_over(at(i), &view, starts[i], &draws[i]);
         let rgb = match self.spec.tubelets {
             0 => [0, 1].map(|i| wanted(clips, ClipPair::RGB[i], || rgb_of(i))),
-            _ => self.over_two_videos([epoch, video as u64], (&view, starts[0], &draws[0]), clips)?,
+            _ => {
+                let (rgb, second) =
+                    self.over_two_videos([epoch, video as u64], (&view, starts[0], &draws[0]), clips)?;
+                starts[1] = second;
+                rgb
+            }
         };
         let other = usize::from(!self.spec.tied_crops);
         let motion_of = |i: usize| self.motion(&view, starts[i], &draws[i ^ other]);

@@ -36,7 +36,7 @@ impl Part {
     }
 }
 
-/// Two clips of a video.
+/// Two clips of a video; with synthetic tubelets the second is of another.
 #[derive(Clone, Debug)]
 pub struct ClipPair {
     /// The video's index among the training videos.

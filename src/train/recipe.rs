@@ -270,6 +270,10 @@ impl MethodNumbers<'_> {
         check_weights(&[self.weights, &[(limits::W_ALIGN, align)]].concat())?;
         limits::W_ALIGN_WARMUP.check(warm)?;
         limits::W_ALIGN_END.check(last)?;
+        if self.weights.iter().all(|(_, weight)| *weight == 0.0) && [warm, align, last].contains(&0.0) {
+            let rule = "the alignment is the only loss, so none of its weights may be 0: --w-align, --w-align-warmup, --w-align-end";
+            return Err(Error::param("settings", limits::W_ALIGN.option, 0, rule));
+        }
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;
         training.check()?;

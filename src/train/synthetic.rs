@@ -16,13 +16,14 @@ use crate::video::View;
 use rand::RngExt;
 
 impl Loader {
-    /// The RGB clips of the sample of `video` in `epoch`, of which the first has these frames and this draw.
+    /// The RGB clips of the sample of `video` in `epoch`, of which the first begins at frame `start` and has this draw, and the first
+    /// frame of the second.
     pub(super) fn over_two_videos(
         &self,
         [epoch, video]: [u64; 2],
         (view, start, draw): (&View, f64, &Draw),
         clips: Clips,
-    ) -> Result<[Result<Part>; 2]> {
+    ) -> Result<([Result<Part>; 2], f64)> {
         let (spec, side) = (&self.spec, self.spec.side);
         let mut rng = rng::stream(self.seed, epoch, video, Purpose::Synthetic);
         let other = self.another(&mut rng, video)?;
@@ -52,11 +53,11 @@ impl Loader {
                 Ok(part)
             })
         };
-        Ok([made(0, view, start, draw), made(1, &other, other_start, &other_draw)])
+        Ok(([made(0, view, start, draw), made(1, &other, other_start, &other_draw)], other_start))
     }
 
     /// Another training video than `video`, or this one if it is the only one.
-    fn another(&self, rng: &mut impl rand::Rng, video: u64) -> Result<View> {
+    pub(super) fn another(&self, rng: &mut impl rand::Rng, video: u64) -> Result<View> {
         let others = self.videos.len().saturating_sub(1);
         if others == 0 {
             return self.cache.get(self.videos[video as usize]);

@@ -199,6 +199,15 @@ impl ViewSpec {
         [rgb, !rgb && clip.with_frames(self.motion_frames).exceeds(frames, fps)]
     }
 
+    /// Checks that no option of MaCLR's pairs is set, for `samples` that have none.
+    pub(super) fn check_of_one_video(&self, samples: &str) -> Result<()> {
+        let set = [("--tubelets", self.tubelets > 0), ("--drift", self.drift > 0)];
+        match set.into_iter().find(|(_, is)| *is) {
+            Some((option, _)) => Err(Error::param("settings", option, "above 0", format!("{samples} do not take it"))),
+            None => Ok(()),
+        }
+    }
+
     /// Seconds between the two clips in `epoch` of a video of `len` frames.
     pub(super) fn gap_in(&self, epoch: u64, len: usize, fps: f64) -> Gap {
         if epoch >= self.drift {

@@ -190,9 +190,22 @@ impl Recipe {
         limits::PRECISE_BN.check(self.precise_bn)?;
         self.rand_augment.map_or(Ok(()), |ops| ops.check())?;
         check_views(&self.views)?;
+        self.views.check_of_one_video("single clips")?;
         self.division(Arc::new(Alone))?;
         let [[t, h, w, _], _] = self.views.dims();
-        fitting(net, [t, h, w], "--frames and --side").map(drop)
+        let (trunk, params) = fitting(net, [t, h, w], "--frames and --side")?;
+        // A frozen trunk has its running statistics.
+        if self.micro_batch == 1 && !self.frozen {
+            let maps = trunk.grids(&params, [t, h, w])?;
+            if let Some(map) = maps.iter().find(|map| map.extents == [1; 3]) {
+                let rule = format!(
+                    "one video has one value per channel at {}, and batch statistics need two: raise it, or --frames or --side",
+                    map.module
+                );
+                return Err(Error::param("settings", limits::MICRO_BATCH.option, self.micro_batch, rule));
+            }
+        }
+        Ok(())
     }
 
     /// How the batch of a step is divided among `ranks`, and on each into parts.

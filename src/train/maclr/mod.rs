@@ -42,7 +42,7 @@ impl MaclrRun {
     /// The run in its initial state on `device`.
     ///
     /// # Errors
-    /// As [`Recipe::pathways`]; `Param` for a number outside its [limit](limits).
+    /// As [`Recipe::pathways`]; `Param` for a number outside its [limit](super::limits).
     pub fn new(recipe: &Recipe, videos: usize, seed: u64, device: &Device) -> Result<MaclrRun> {
         recipe.check_numbers()?;
         let (pathways, inflated) = recipe.start(videos, seed, device)?;
@@ -66,7 +66,7 @@ impl MaclrRun {
     /// The same run as one of `ranks`, which share each step of `recipe`.
     ///
     /// # Errors
-    /// As [`Training::division`].
+    /// As [`Training::division`](crate::train::recipe::Training::division).
     pub fn over(mut self, ranks: Arc<dyn Collective>, recipe: &Recipe) -> Result<MaclrRun> {
         self.division = recipe.training.division(ranks, recipe.method.groups, recipe.method.alignment.as_ref())?;
         Ok(self)

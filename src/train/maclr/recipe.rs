@@ -174,9 +174,13 @@ impl Recipe {
         let (m, views) = (&self.method, &self.training.views);
         let excluded = [
             (m.uses_motion(), "they are for RGB alone: --w-mm 0 --w-vm 0 --w-mv 0"),
-            (m.alignment.is_some(), "the flow of the videos does not show them: --w-align 0"),
+            (
+                m.alignment.as_ref().is_some_and(Alignment::is_on),
+                "the flow of the videos does not show them: --w-align 0",
+            ),
             (views.focus != Focus::default(), "clips and crops are random: --motion-sampling off --motion-crop off"),
             (views.background_swap > 0.0, "the background is another video's already: --background-swap 0"),
+            (views.drift > 0, "the two clips are not of one video: --drift 0"),
         ];
         match excluded.into_iter().find(|(is, _)| *is && views.tubelets > 0) {
             Some((_, rule)) => Err(Error::param("settings", "--tubelets", views.tubelets, rule)),

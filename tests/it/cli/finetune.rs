@@ -156,6 +156,7 @@ fn bad_options_are_named_before_anything_is_written() {
     data(d, 6);
     for (args, names) in [
         ("--micro-batch 3", "--micro-batch"),
+        ("--micro-batch 1", "--micro-batch"),
         ("--from-scratch", "--init"),
         ("--labels 0", "--labels"),
         ("--labels 0.1", "--batch"),

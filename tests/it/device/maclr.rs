@@ -148,14 +148,19 @@ fn a_recorded_run_is_the_run() {
 /// is not in the recording.
 #[test]
 fn a_recorded_run_with_all_terms_is_the_run() {
-    let alignment = Alignment { last_weight: Some(0.0), ..Alignment::from_scratch("layer2.0") };
+    let falling = Alignment { warm_weight: 3.0, last_weight: Some(0.0), ..Alignment::from_scratch("layer2.0") };
+    // Off at first: the recording of the warm-up does not have it.
+    let late = Alignment { warm_weight: 0.0, ..falling.clone() };
     let steps = Maclr { w_steps: 0.5, ..method() };
     let steps = Recipe { method: Maclr { cross_positive: CrossPositive::SameClip, ..steps }, ..recipe() };
-    let both = Recipe { method: Maclr { alignment: Some(alignment), ..method() }, ..recipe() }.with_target().unwrap();
     recorded_is_the_run(&steps, None);
-    let grid = both.training.views.focus.target;
-    assert!(grid.is_some());
-    recorded_is_the_run(&both, grid);
+    for alignment in [falling, late] {
+        let method = Maclr { alignment: Some(alignment), ..method() };
+        let aligned = Recipe { method, ..recipe() }.with_target().unwrap();
+        let grid = aligned.training.views.focus.target;
+        assert!(grid.is_some());
+        recorded_is_the_run(&aligned, grid);
+    }
 }
 
 fn recorded_is_the_run(recipe: &Recipe, grid: Option<[usize; 3]>) {
@@ -185,7 +190,8 @@ fn recorded_is_the_run(recipe: &Recipe, grid: Option<[usize; 3]>) {
                 method.restore(&state).unwrap();
             }
             let batch = (0..4).map(|i| sample((i + step as u32) % VIDEOS as u32, step)).collect();
-            let at = At { seed: 1, epoch: step / 2, step, epochs: 4 };
+            // Three steps of warm-up (half an epoch), then epochs of two: a recording is replayed with another weight than it was made with.
+            let at = At { seed: 1, epoch: step.saturating_sub(1) / 2, step, epochs: 4 };
             losses.push(method.step(batch, at, 0.01, &Sgd::default()).unwrap().loss.to_bits());
         }
         losses

@@ -94,6 +94,7 @@ fn tubelets_are_refused_where_the_motion_of_the_video_is_used() {
         (of(&method(), &|_| {}), "--w-mm 0 --w-vm 0 --w-mv 0"),
         (of(&rgb, &|v| v.focus = Focus { crop: true, ..Focus::default() }), "--motion-crop off"),
         (of(&rgb, &|v| v.background_swap = 0.5), "--background-swap 0"),
+        (of(&rgb, &|v| v.drift = 3), "--drift 0"),
         (of(&rgb, &|v| v.tubelets = 65), "--tubelets"),
     ];
     for (found, word) in refused {

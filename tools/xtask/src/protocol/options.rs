@@ -19,11 +19,11 @@ pub struct Method {
 /// Penalties of which the probe chooses one.
 pub const PENALTIES: &str = "0.003,0.01,0.03,0.1,0.3,1,3";
 
-/// All methods. The supervised reference is trained for 200 passes, which take about the time of the pre-trainings' 60; on the
-/// training actors 60 are far from enough (`docs/experiments.md`).
+/// All methods. The supervised reference is trained for 200 passes; on the training actors 60 are far from enough
+/// (`docs/experiments.md`).
 const METHODS: [(&str, Option<&str>, &str); 5] = [
     ("maclr", Some("pretrain_maclr"), "--preset long --no-flip"),
-    ("mcl", Some("pretrain_mcl"), "--preset long --no-flip"),
+    ("mcl", Some("pretrain_mcl"), "--preset small --no-flip"),
     ("rgb", Some("pretrain_maclr"), "--preset small --no-flip --w-mm 0 --w-vm 0 --w-mv 0"),
     ("random", None, ""),
     ("supervised", Some("finetune"), "--no-flip --epochs 200"),
