@@ -270,9 +270,11 @@ impl MethodNumbers<'_> {
         check_weights(&[self.weights, &[(limits::W_ALIGN, align)]].concat())?;
         limits::W_ALIGN_WARMUP.check(warm)?;
         limits::W_ALIGN_END.check(last)?;
-        if self.weights.iter().all(|(_, weight)| *weight == 0.0) && [warm, align, last].contains(&0.0) {
-            let rule = "the alignment is the only loss, so none of its weights may be 0: --w-align, --w-align-warmup, --w-align-end";
-            return Err(Error::param("settings", limits::W_ALIGN.option, 0, rule));
+        let of = [(limits::W_ALIGN, align), (limits::W_ALIGN_WARMUP, warm), (limits::W_ALIGN_END, last)];
+        let off = of.iter().find(|(_, weight)| *weight == 0.0);
+        if let Some((limit, _)) = off.filter(|_| self.weights.iter().all(|(_, weight)| *weight == 0.0)) {
+            let rule = "the alignment is the only loss, and a step without a loss learns nothing";
+            return Err(Error::param("settings", limit.option, 0, rule));
         }
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;

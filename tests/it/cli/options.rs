@@ -181,6 +181,10 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
         (&["--queue", "193", "--keep-own"], &["--queue = 193", "--keep-own", "at most 192"]),
         (&["--w-vv=0", "--w-mm=0", "--w-vm=0", "--w-mv=0"], &["--w-vv", "--w-align", "nothing to learn"]),
         (
+            &["--w-vv=0", "--w-mm=0", "--w-vm=0", "--w-mv=0", "--w-align=5", "--w-align-end=0"],
+            &["--w-align-end", "the only loss"],
+        ),
+        (
             &["--side", "2048", "--frames", "1024", "--batch", "64"],
             &["--batch = 64", "--side 2048", "--frames 1024", "GB"],
         ),
