@@ -158,7 +158,7 @@ impl Recipe {
         let temperatures = &[m.temperature, m.temperature_intra];
         let numbers = MethodNumbers { weights, alignment, temperatures, momentum: m.momentum, groups: m.groups };
         numbers.check(&self.training)?;
-        self.training.views.check_of_one_video("MCL's samples")
+        self.training.views.check_no_pair_options("MCL's samples")
     }
 
     /// What its network is, by the prefix of its names in the weights.

@@ -8,9 +8,10 @@ use crate::error::Result;
 use crate::rng::{self, Purpose};
 
 impl Loader {
-    /// The two clips of `video` in `epoch`; with synthetic tubelets the second is of another video. With [`ViewSpec::focus`](super::views::ViewSpec::focus) their starts and crops follow the
-    /// motion, still at distances within [`ViewSpec::gap`](super::views::ViewSpec::gap), or a share of it while
-    /// they [drift apart](super::views::ViewSpec::drift); a motion clip follows the crop of its RGB clip.
+    /// The two clips of `video` in `epoch`, at distances within [`ViewSpec::gap`](super::views::ViewSpec::gap), or a share of it
+    /// while they [drift apart](super::views::ViewSpec::drift). With [`ViewSpec::focus`](super::views::ViewSpec::focus) their starts
+    /// and crops follow the motion; a motion clip follows the crop of its RGB clip. With synthetic tubelets the second clip is of
+    /// another video.
     ///
     /// # Errors
     /// `Param` when the video is shorter than a clip and short videos are refused; `Io`, `Format` for the cache.

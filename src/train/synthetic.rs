@@ -4,14 +4,13 @@
 //! The second clip, the tubelets and the frames that they are cut from depend on seed, epoch and video alone. A patch has the
 //! colours of the clip that it is in: it is augmented by that clip's draw.
 
-use super::part::Part;
+use super::part::{ClipPair, Part, wanted};
 use super::share::Clips;
 use super::views::Loader;
 use crate::augment::synthetic::Tubelet;
 use crate::augment::{Draw, apply_rgb};
 use crate::error::Result;
 use crate::rng::{self, Purpose};
-use crate::train::part::{ClipPair, wanted};
 use crate::video::View;
 use rand::RngExt;
 

@@ -22,7 +22,7 @@ pub struct ViewSpec {
     /// Seconds between the starts of a video's two clips.
     pub gap: Gap,
     /// Epochs in which these grow from 0 to [`ViewSpec::gap`], so that the two clips drift apart; 0: from the start.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_default")]
     pub drift: u64,
     /// What to do with a video that is shorter than a clip.
     pub short: Short,
@@ -36,10 +36,10 @@ pub struct ViewSpec {
     pub augment: AugmentSpec,
     /// Probability that an RGB clip of a sample keeps the half of its pixels that moves most, over the background of another
     /// training video. It needs flow.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_default")]
     pub background_swap: f32,
     /// Number of synthetic tubelets of a sample, whose two RGB clips are then of different videos; 0: both are of one.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_default")]
     pub tubelets: usize,
     /// Whether a motion clip shares crop and flip with the RGB clip of the same time (`docs/papers/maclr.md` section
     /// 3.2), or uses those of the video's other clip. With different crops, videos can be told apart by little else
@@ -200,7 +200,7 @@ impl ViewSpec {
     }
 
     /// Checks that no option of MaCLR's pairs is set, for `samples` that have none.
-    pub(super) fn check_of_one_video(&self, samples: &str) -> Result<()> {
+    pub(super) fn check_no_pair_options(&self, samples: &str) -> Result<()> {
         let set = [("--tubelets", self.tubelets > 0), ("--drift", self.drift > 0)];
         match set.into_iter().find(|(_, is)| *is) {
             Some((option, _)) => Err(Error::param("settings", option, "above 0", format!("{samples} do not take it"))),
@@ -229,7 +229,7 @@ impl ViewSpec {
 }
 
 /// Whether a setting has the value that runs had before there was such a setting.
-fn is_none<T: Default + PartialEq>(value: &T) -> bool {
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

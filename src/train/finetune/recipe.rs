@@ -190,7 +190,7 @@ impl Recipe {
         limits::PRECISE_BN.check(self.precise_bn)?;
         self.rand_augment.map_or(Ok(()), |ops| ops.check())?;
         check_views(&self.views)?;
-        self.views.check_of_one_video("single clips")?;
+        self.views.check_no_pair_options("single clips")?;
         self.division(Arc::new(Alone))?;
         let [[t, h, w, _], _] = self.views.dims();
         let (trunk, params) = fitting(net, [t, h, w], "--frames and --side")?;

@@ -74,7 +74,9 @@ fn clips_drift_apart() {
             let (starts, free) = (of(&drifting), of(&plain));
             let apart = (starts[0] - starts[1]).abs();
             assert!(starts.iter().all(|start| (0.0..=room).contains(start)));
-            assert!(apart <= room * (epoch as f64 / 8.0).min(1.0) + 1e-9, "epoch {epoch}: {apart}");
+            // A start is the end of some operations on numbers up to `room`, here in f64.
+            let most = room * ((epoch as f64 / 8.0).min(1.0) + gamma(8, DType::F32));
+            assert!(apart <= most, "epoch {epoch}: {apart}");
             assert!(epoch < 8 || starts == free, "epoch {epoch}: as without");
             farthest[epoch as usize] = farthest[epoch as usize].max(apart);
         }
@@ -119,6 +121,7 @@ fn the_program_takes_both() {
             return;
         };
         summary(&done);
+        assert!(image::open(dir.path().join(out).join("sheet.png")).unwrap().width() > 100);
         let text = std::fs::read_to_string(dir.path().join(out).join("settings.json")).unwrap();
         assert_eq!(text.contains("\"--tubelets\": 2"), out == "rgb", "{text}");
         assert_eq!(
