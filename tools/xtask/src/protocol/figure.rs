@@ -48,7 +48,10 @@ pub fn table(all: &Value) -> String {
 /// Balanced accuracy of each method: on the test actors with both intervals and the seeds, and on the folds.
 pub fn draw(all: &Value) -> String {
     let methods: Vec<(&String, &Value)> = all["methods"].as_object().into_iter().flatten().collect();
-    let (w, left, right, top, step) = (760.0, 110.0, 20.0, 64.0, 56.0);
+    let has_folds = methods.iter().any(|(_, of)| of["folds"]["mean_class"].is_number());
+    // Folds take a second line in the key, and a second one beside each method.
+    let (top, step) = if has_folds { (64.0, 56.0) } else { (40.0, 34.0) };
+    let (w, left, right) = (760.0, 110.0, 20.0);
     let h = top + step * methods.len() as f64 + 46.0;
     let x = |v: f64| left + v.clamp(0.0, 1.0) * (w - left - right);
     let mut s = format!(
@@ -76,12 +79,18 @@ pub fn draw(all: &Value) -> String {
         s,
         "<circle cx=\"16\" cy=\"20\" r=\"5\" fill=\"{grey}\"/><text x=\"28\" y=\"24\">test actors, mean of the seeds</text>\
          <path d=\"M250 20H286\" stroke=\"{grey}\" stroke-width=\"2\"/><text x=\"294\" y=\"24\">95 % over actors and tracks</text>\
-         <path d=\"M500 20H536\" stroke=\"{grey}\" stroke-width=\"7\" opacity=\"0.35\"/><text x=\"544\" y=\"24\">95 % over seeds</text>\
-         <path d=\"M11 44L16 39L21 44L16 49Z\" fill=\"none\" stroke=\"{grey}\" stroke-width=\"1.5\"/>\
-         <text x=\"28\" y=\"48\">training actors, each left out in turn, with 95 % over actors and tracks</text>"
+         <path d=\"M500 20H536\" stroke=\"{grey}\" stroke-width=\"7\" opacity=\"0.35\"/><text x=\"544\" y=\"24\">95 % over seeds</text>"
     );
+    if has_folds {
+        let _ = writeln!(
+            s,
+            "<path d=\"M11 44L16 39L21 44L16 49Z\" fill=\"none\" stroke=\"{grey}\" stroke-width=\"1.5\"/>\
+             <text x=\"28\" y=\"48\">training actors, each left out in turn, with 95 % over actors and tracks</text>"
+        );
+    }
     for (i, (name, of)) in methods.into_iter().enumerate() {
         let y = top + step * (i as f64 + 0.5);
+        let [on_test, on_folds] = if has_folds { [y - 9.0, y + 11.0] } else { [y; 2] };
         let colour = COLOURS.iter().find(|(known, _)| known == name).map_or("black", |(_, colour)| colour);
         let _ = writeln!(
             s,
@@ -99,18 +108,18 @@ pub fn draw(all: &Value) -> String {
             }
         };
         let (test, folds) = (&of["test"], &of["folds"]);
-        line(&test["mean_class_over_seeds"], y - 9.0, 7.0, 0.35);
-        line(&test["mean_class_over_actors"], y - 9.0, 2.0, 1.0);
-        line(&folds["mean_class_over_actors"], y + 11.0, 1.0, 1.0);
+        line(&test["mean_class_over_seeds"], on_test, 7.0, 0.35);
+        line(&test["mean_class_over_actors"], on_test, 2.0, 1.0);
+        line(&folds["mean_class_over_actors"], on_folds, 1.0, 1.0);
         for value in test["mean_class_seeds"].as_array().into_iter().flatten().filter_map(Value::as_f64) {
-            let (at, from, to) = (x(value), y - 16.0, y - 2.0);
+            let (at, from, to) = (x(value), on_test - 7.0, on_test + 7.0);
             let _ = writeln!(s, "<path d=\"M{at:.1} {from:.1}V{to:.1}\" stroke=\"{colour}\"/>");
         }
         if let Some(mean) = test["mean_class"].as_f64() {
-            let _ = writeln!(s, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{colour}\"/>", x(mean), y - 9.0);
+            let _ = writeln!(s, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"5\" fill=\"{colour}\"/>", x(mean), on_test);
         }
         if let Some(mean) = folds["mean_class"].as_f64() {
-            let (at, y) = (x(mean), y + 11.0);
+            let (at, y) = (x(mean), on_folds);
             let _ = writeln!(
                 s,
                 "<path d=\"M{:.1} {y:.1}L{at:.1} {:.1}L{:.1} {y:.1}L{at:.1} {:.1}Z\" fill=\"white\" stroke=\"{colour}\" stroke-width=\"1.5\"/>",
@@ -145,5 +154,8 @@ mod tests {
         let svg = draw(&all);
         assert!(svg.matches("<circle").count() == 2 && svg.contains(">random</text>") && !svg.contains("NaN"), "{svg}");
         assert!(svg.matches("fill=\"white\" stroke").count() == 2, "both have folds");
+        let key = "each left out in turn";
+        let without = draw(&json!({"methods": {"maclr": {"test": all["methods"]["maclr"]["test"]}}}));
+        assert!(svg.contains(key) && !without.contains(key) && without.matches("<circle").count() == 2, "{without}");
     }
 }
