@@ -102,11 +102,12 @@ impl Geometry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Products {
-    /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, by the fastest method: multiply-adds, or as
-    /// [`Products::Bf16x6`] where that is faster.
+    /// As exact as f32 for numbers from [`Products::EXACT_FROM`] on, by the fastest method: multiply-adds, as
+    /// [`Products::Bf16x6`] where that is faster, or on a CPU with fewer products for 3x3 windows (F(2x2, 3x3), `docs/math/conv3d.md`),
+    /// whose errors are relative to the magnitudes in a tile of 4x4 inputs.
     #[default]
     F32,
-    /// By f32 multiply-adds on every machine.
+    /// By f32 multiply-adds on every machine, one for each product.
     Fma,
     /// `x0·y0 + x0·y1 + x1·y0`: the omitted terms are of the order of 2⁻¹⁶ of a product.
     Bf16x3,

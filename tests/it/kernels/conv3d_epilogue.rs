@@ -4,14 +4,45 @@ use crate::support::close::{assert_bounded, assert_norm, assert_within, gamma};
 use crate::support::grad::assert_same_on_any_threads;
 use crate::support::numbers::{data, noise, wide};
 use tubelet::ops::batch_norm::{self, Incoming, Moments, Norm, ReluMask, Stats};
-use tubelet::ops::conv3d::cases::SMALL;
+use tubelet::ops::conv3d::cases::{Case, SMALL};
 use tubelet::ops::conv3d::fusion::{self, Epilogue, GradEpilogue, Prologue};
-use tubelet::ops::conv3d::{Conv3d, Geometry, reference};
+use tubelet::ops::conv3d::{self, Conv3d, Geometry, Products, reference};
 use tubelet::ops::reference::Bounded;
 use tubelet::ops::{self, Activation, conv_norm};
 use tubelet::shape::{Shape, Window};
 use tubelet::tape::{Mode, Tape, Var};
 use tubelet::tensor::{DType, Tensor};
+
+/// Enough tiles of 2x2 results for all passes to take fewer products. Their errors are relative to the magnitudes in tiles
+/// (`docs/math/conv3d.md`), which for noise are 7.1 times those of a result's own window: two of eight absolute values for each of
+/// three products, squared. The bound here has 18 times their roundings, since sums are a ninth as long.
+const TILED: Case = Case {
+    name: "tiled",
+    x: [2, 3, 16, 16, 24],
+    k: 40,
+    kernel: [3, 3, 3],
+    geometry: Geometry::new(Window::same([3, 3, 3])),
+    why: "fewer products",
+};
+
+fn cases() -> impl Iterator<Item = &'static Case> {
+    SMALL.iter().chain([&TILED])
+}
+
+#[test]
+fn fewer_products_are_taken_where_they_are_tested() {
+    let p = TILED.problem();
+    let [x, w, dy] = [(1, p.x_shape()), (2, p.w_shape()), (3, p.y_shape())].map(|(seed, s)| noise(seed, s.dims()));
+    let all = |products| {
+        let g = p.geometry().with(products);
+        let [y, dx] = [conv3d::fprop(&x, &w, &g), conv3d::dgrad(&dy, &w, p.x_shape(), &g)].map(Result::unwrap);
+        [y, dx, conv3d::wgrad(&x, &dy, p.w_shape(), &g).unwrap()].map(|t| data(&t))
+    };
+    for (fewer, fma) in all(Products::F32).iter().zip(&all(Products::Fma)) {
+        assert!(fewer != fma, "other roundings");
+        assert_norm("by fewer products", fewer, fma, 1e-6);
+    }
+}
 
 /// Parts that divide `n`.
 fn parts(n: usize) -> impl Iterator<Item = usize> {
@@ -45,7 +76,7 @@ fn with_moments(x: &Tensor, w: &Tensor, g: &Geometry, near: &Tensor, parts: usiz
 
 #[test]
 fn moments_leave_with_the_result() {
-    for case in SMALL {
+    for case in cases() {
         let p = case.problem();
         let (x, w, near) = (noise(1, p.x_shape().dims()), noise(2, p.w_shape().dims()), noise(3, &[p.k()]));
         for parts in parts(p.n()) {
@@ -140,7 +171,7 @@ impl Before {
 
 #[test]
 fn a_gradient_past_relu_is_that_of_the_separate_operations() {
-    for case in SMALL {
+    for case in cases() {
         let p = case.problem();
         for (dtype, mask, so_far) in [
             (DType::F32, Mask::Result, true),
@@ -209,7 +240,7 @@ fn gamma_of(terms: usize) -> f64 {
 /// Contributions of other paths alone: no batch norm comes before the convolution.
 #[test]
 fn a_gradient_with_those_of_other_paths_is_their_sum() {
-    for case in SMALL {
+    for case in cases() {
         let p = case.problem();
         for dtype in [DType::F32, DType::BF16] {
             let dy = noise(1, p.y_shape().dims()).cast(dtype).unwrap();

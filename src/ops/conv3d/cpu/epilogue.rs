@@ -69,7 +69,6 @@ impl<'a, T: Stored> Finish<'a, T> {
     }
 
     /// Samples per part; 0 where there is nothing to do.
-    #[cfg(target_arch = "x86_64")] // used by the AMX engine only
     pub fn part(&self) -> usize {
         self.samples
     }

@@ -10,8 +10,9 @@ mod kernel;
 mod panels;
 mod slide;
 mod transpose;
+mod winograd;
 
-use super::super::Conv3d;
+use super::super::{Conv3d, Operator};
 use super::epilogue::Finish;
 use super::loop_nest::{LoopNest, residue_classes};
 use crate::cpu::Isa;
@@ -33,12 +34,20 @@ fn kernels(isa: Isa) -> &'static Kernels {
     }
 }
 
+/// Whether a pass takes fewer products than its definition has ([`winograd`]).
+pub(super) fn saves_products(p: &Conv3d, pass: Operator) -> bool {
+    winograd::applies(p, pass)
+}
+
 /// Computes `y`.
 pub(super) fn fprop(isa: Isa, p: &Conv3d, x: &[f32], w: &[f32], y: &mut [f32], finish: &mut Finish<f32>) -> Result<()> {
     if p.is_empty() {
         y.fill(0.0);
         finish.whole(y);
         return Ok(());
+    }
+    if winograd::applies(p, Operator::Fprop) {
+        return winograd::fprop(isa, p, x, w, y, finish);
     }
     let k = kernels(isa);
     let (nest, own) = LoopNest::fprop(p, x)?;
@@ -72,6 +81,9 @@ pub(super) fn dgrad(
         finish.whole(dx);
         return Ok(());
     }
+    if winograd::applies(p, Operator::Dgrad) {
+        return winograd::dgrad(isa, p, dy, w, dx, finish);
+    }
     let k = kernels(isa);
     let classes = residue_classes(p);
     let nests: Vec<LoopNest> = classes.iter().filter_map(|&class| LoopNest::dgrad(p, class)).collect();
@@ -98,6 +110,9 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &[f32], dy: &[f32], dw: &mut [f32])
     if p.is_empty() {
         dw.fill(0.0);
         return Ok(());
+    }
+    if winograd::applies(p, Operator::Wgrad) {
+        return winograd::wgrad(isa, p, x, dy, dw);
     }
     let (nest, own) = LoopNest::wgrad(p, x)?;
     let x = own.as_ref().map_or(x, Buffer::as_slice);
