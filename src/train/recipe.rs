@@ -276,6 +276,11 @@ impl MethodNumbers<'_> {
             let rule = "the alignment is the only loss, and a step without a loss learns nothing";
             return Err(Error::param("settings", limit.option, 0, rule));
         }
+        let left = training.epochs as f64 - training.warmup_epochs.ceil();
+        if last != align && left < 2.0 {
+            let rule = "the weight changes from --w-align to it over the epochs after --warmup-epochs, and there are fewer than two";
+            return Err(Error::param("settings", limits::W_ALIGN_END.option, last, rule));
+        }
         self.temperatures.iter().try_for_each(|t| limits::TEMPERATURE.check(*t))?;
         limits::EMA.check(self.momentum)?;
         training.check()?;

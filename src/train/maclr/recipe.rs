@@ -166,7 +166,13 @@ impl Recipe {
         limits::W_STEPS.check(m.w_steps)?;
         m.check_steps()?;
         self.check_tubelets()?;
-        numbers.check(&self.training)
+        numbers.check(&self.training)?;
+        let (drift, epochs) = (self.training.views.drift, self.training.epochs);
+        if drift > epochs as u64 {
+            let rule = format!("the clips would not be as far apart as asked for in any of the {epochs} --epochs");
+            return Err(Error::param("settings", limits::DRIFT.option, drift, rule));
+        }
+        Ok(())
     }
 
     /// Checks what samples with synthetic tubelets leave room for: nothing that knows how the video itself moves.

@@ -184,6 +184,8 @@ fn what_does_not_fit_together_is_refused_before_anything_is_written() {
             &["--w-vv=0", "--w-mm=0", "--w-vm=0", "--w-mv=0", "--w-align=5", "--w-align-end=0"],
             &["--w-align-end", "the only loss"],
         ),
+        (&["--w-align=5", "--w-align-end=0"], &["--w-align-end = 0", "there are fewer than two"]),
+        (&["--drift", "2"], &["--drift = 2", "any of the 1 --epochs"]),
         (
             &["--side", "2048", "--frames", "1024", "--batch", "64"],
             &["--batch = 64", "--side 2048", "--frames 1024", "GB"],

@@ -8,6 +8,10 @@ use xtask::protocol::{Options, run};
 
 /// Writes down its arguments, a summary, and predictions of the videos in `--test`: wrong ones of RGB only, right ones of others.
 const PROGRAM: &str = r#"#!/bin/sh
+case " $* " in *" --dry-run "*)
+  case $* in *--nonsense*) echo "error: unexpected argument '--nonsense'" >&2; exit 2 ;; esac
+  exit 0 ;;
+esac
 echo "${0##*/} $*" >> LOG
 while [ $# -gt 0 ]; do
   case $1 in --out) out=$2 ;; --test) held=$2 ;; esac
@@ -121,6 +125,26 @@ fn actors_are_left_out_in_turn_and_the_test_actors_are_scored_once() {
     assert!(place.calls().iter().filter(|call| call.starts_with("pretrain")).all(|call| call.ends_with("--epochs 9")));
     let twice = place.run("c", &["--methods", "maclr", "--seeds", "1", "--folds", "0", "--again"]).unwrap();
     assert_eq!(twice["methods"]["maclr"]["test"]["scorings"], 2);
+    fs::remove_dir_all(&place.0).unwrap();
+}
+
+/// What cannot be run is no trial, and nothing of others is overwritten.
+#[test]
+fn refusals_come_before_the_record() {
+    let place = Place::new("refused");
+    let refused = |out: &str, more: &[&str]| format!("{:#}", place.run(out, more).unwrap_err());
+    let e = refused("a", &["--methods", "maclr", "--folds-only", "--with", "maclr=--nonsense 1"]);
+    assert!(e.contains("--with maclr: pretrain_maclr refuses its options: error: unexpected argument"), "{e}");
+    let e = refused("a", &["--methods", "maclr", "--folds-only", "--folds", "99"]);
+    assert!(e.contains("--folds is 99, and there are 3 training actors"), "{e}");
+    for (text, word) in [("hi", "not of this command"), (r#"{"set": "another"}"#, "of another set of videos")] {
+        fs::create_dir_all(place.0.join("b")).unwrap();
+        fs::write(place.0.join("b/protocol.json"), text).unwrap();
+        let e = refused("b", &["--methods", "maclr", "--folds-only"]);
+        assert!(e.contains("b/protocol.json") && e.contains(word), "{e}");
+        assert_eq!(fs::read_to_string(place.0.join("b/protocol.json")).unwrap(), text);
+    }
+    assert!(place.calls().is_empty() && !place.0.join("record.json").exists());
     fs::remove_dir_all(&place.0).unwrap();
 }
 

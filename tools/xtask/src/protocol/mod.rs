@@ -11,7 +11,7 @@ mod set;
 pub use options::Options;
 
 use crate::programs;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use options::{Method, PENALTIES};
 use record::{Entry, Record, now};
 use runs::{Place, Runs};
@@ -28,6 +28,7 @@ use std::path::Path;
 /// written.
 pub fn run(root: &Path, options: &Options) -> Result<()> {
     let set = Set::read(&options.data)?;
+    expect_own(&options.out.join("protocol.json"), &set.hash())?;
     fs::create_dir_all(&options.out).with_context(|| format!("{}", options.out.display()))?;
     let out = options.out.canonicalize()?;
     let path = options.record.clone().unwrap_or_else(|| root.join("benches/record/protocol-scorings.json"));
@@ -52,6 +53,9 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     }
     let programs = programs::folder(root, options.programs.as_deref())?;
     let mut actors = set.actors()?;
+    if let Some(folds) = options.folds.filter(|folds| *folds > actors.len()) {
+        bail!("--folds is {folds}, and there are {} training actors", actors.len());
+    }
     actors.truncate(options.folds.unwrap_or(actors.len()));
     let places: Vec<Place> = actors.into_iter().map(Place::Fold).collect();
     let mut runs = Runs::new(&out, &programs, &set, options.once);
@@ -63,6 +67,8 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
             (0..options.seeds).for_each(|seed| runs.plan(method, &Place::Test, seed));
         }
     }
+    // A recipe that its program refuses is no trial.
+    options.methods.iter().try_for_each(|method| runs.check(method, places.first().unwrap_or(&Place::Test)))?;
     println!("{}", runs.progress());
     let mut folds = Vec::new();
     for method in &options.methods {
@@ -136,6 +142,17 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     fs::write(out.join("protocol.svg"), figure::draw(&all))?;
     print!("{}", figure::table(&all));
     Ok(())
+}
+
+/// Checks that a result that is there is one of this command for this set, and may be replaced.
+fn expect_own(path: &Path, set: &str) -> Result<()> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let of = serde_json::from_str::<Value>(&text).ok().and_then(|all| Some(all["set"].as_str()?.to_owned()));
+    match of {
+        Some(of) if of == set => Ok(()),
+        Some(_) => bail!("{} is of another set of videos: choose another folder", path.display()),
+        None => bail!("{} is not of this command: choose another folder", path.display()),
+    }
 }
 
 /// What networks scored, with the summaries of the programs that scored them.

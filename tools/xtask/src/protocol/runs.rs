@@ -100,13 +100,43 @@ impl<'a> Runs<'a> {
         format!("{} of {} runs are done{time}", self.planned.len() - left.len(), self.planned.len())
     }
 
-    /// The summary and the predictions of a network of `method`, which is trained and scored if it was not yet.
-    pub fn of(&mut self, method: &Method, place: &Place, seed: u64) -> Result<(Value, Predictions)> {
+    /// The lists of the videos that are trained on and held out.
+    fn lists(&self, place: &Place) -> Result<Lists> {
         let left = match place {
             Place::Fold(actor) => Some(actor.as_str()),
             Place::Test => None,
         };
-        let lists = Lists::write(&self.out.join("lists").join(place.name()), &self.set.parts(left)?)?;
+        Lists::write(&self.out.join("lists").join(place.name()), &self.set.parts(left)?)
+    }
+
+    /// Checks the options of `method` by a dry run of its program, which writes nothing.
+    ///
+    /// # Errors
+    /// What the program says against them.
+    pub fn check(&self, method: &Method, place: &Place) -> Result<()> {
+        let Some(program) = method.program else { return Ok(()) };
+        let lists = self.lists(place)?;
+        let mut command = Command::new(self.programs.join(program));
+        command.arg("--dry-run").arg("--cache").arg(self.out.join("cache")).arg("--out").arg(self.out.join("none"));
+        match program {
+            "finetune" => command
+                .arg("--data")
+                .arg(&lists.train)
+                .arg("--test")
+                .arg(&lists.held)
+                .arg("--groups")
+                .arg(&lists.actors),
+            _ => command.arg("--data").arg(&lists.plain),
+        };
+        let output = command.args(&method.options).output().with_context(|| program.to_owned())?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "--with {}: {program} refuses its options: {}", method.name, errors.trim());
+        Ok(())
+    }
+
+    /// The summary and the predictions of a network of `method`, which is trained and scored if it was not yet.
+    pub fn of(&mut self, method: &Method, place: &Place, seed: u64) -> Result<(Value, Predictions)> {
+        let lists = self.lists(place)?;
         let unlabelled = if self.shares(method, place) {
             // Of all training actors; the test videos are in no list of screening.
             Lists::write(&self.out.join("lists/all"), &[self.set.train.clone(), Vec::new()])?.plain
