@@ -21,10 +21,8 @@ static BOXES: Kernel<(In, In, Out, Pod<Extents>)> =
 static MOTION: Kernel<(In, In, In, Out, Pod<Extents>, u32)> =
     Kernel::new(&MODULE, &["augment_motion_f32", "augment_motion_bf16"]);
 
-/// The kernel declarations of augmentation, which a test compares with the PTX.
-#[must_use]
-pub fn kernels() -> Vec<Declared> {
-    vec![MEAN.declared(), RGB.declared(), BOXES.declared(), MOTION.declared()]
+pub(super) fn kernels() -> [Declared; 4] {
+    [MEAN.declared(), RGB.declared(), BOXES.declared(), MOTION.declared()]
 }
 
 /// Threads per block.
@@ -157,7 +155,7 @@ impl Layout {
         Pod(Extents { t, h, w, side, chunks })
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let frames = self.clips.saturating_mul(self.t);
         if frames == 0
             || frames > 65535
@@ -302,7 +300,7 @@ pub unsafe fn launch_motion(gpu: &Gpu, layout: &MotionLayout, at: &MotionPointer
 }
 
 /// Refuses addresses that are null or no multiple of the number beside them.
-fn check_addresses(all: &[(&'static str, u64, u64)]) -> Result<()> {
+pub(super) fn check_addresses(all: &[(&'static str, u64, u64)]) -> Result<()> {
     all.iter().try_for_each(|(arg, at, multiple)| aligned("augment", arg, *at, *multiple))
 }
 

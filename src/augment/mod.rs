@@ -8,7 +8,8 @@
 //! On a GPU ([`apply_rgb_batch`], [`apply_rgb_clips`], [`apply_motion_batch`]) everything from bytes to the normalised result is one pass,
 //! except the mean grey needed for contrast: if a clip has jitter, a launch before it samples the frame too and writes
 //! sums of tiles, which are added in order. Clips that are blurred by boxes, as in MCL's release ([`BlurForm`]), take a
-//! second pass. Positions are computed in `f64` on both devices, so the same pixels are
+//! second pass. Another video's background and synthetic tubelets ([`layers`]) are one launch more each, over the clips that have
+//! them. Positions are computed in `f64` on both devices, so the same pixels are
 //! read; values differ only by rounding (`tests/it/device/augment.rs` derives the bound).
 //!
 //! Sources of the constants: crop, flip, jitter strengths, blur and normalisation are those of the released MaCLR code.
@@ -19,6 +20,8 @@ mod clips;
 mod color;
 mod cuda;
 mod draw;
+pub mod layers;
+mod over;
 pub mod rand_augment;
 mod resize;
 pub mod synthetic;
@@ -26,15 +29,25 @@ mod tubelet;
 
 pub use clips::{RawClip, apply_rgb_clips};
 pub use cuda::{
-    Clip, Layout, MotionLayout, MotionPointers, Pointers, apply_motion_batch, apply_rgb_batch, kernels, launch_motion,
+    Clip, Layout, MotionLayout, MotionPointers, Pointers, apply_motion_batch, apply_rgb_batch, launch_motion,
     launch_rgb,
 };
 pub use draw::{Adjust, AugmentSpec, BlurForm, Crop, Draw, Jitter};
+pub use over::{
+    BackgroundLayout, BackgroundPointers, PatchLayout, PatchPointers, PatchesOf, launch_background, launch_patches,
+};
 pub use tubelet::Region;
 
 use crate::cpu::widest::widest;
+use crate::driver::Declared;
 use crate::error::{Error, Result};
 use resize::{Axis, resize};
+
+/// The kernel declarations of augmentation, which a test compares with the PTX.
+#[must_use]
+pub fn kernels() -> Vec<Declared> {
+    cuda::kernels().into_iter().chain(over::kernels()).collect()
+}
 
 /// Content of the planes of a motion clip, which determines the effect of a crop and a flip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

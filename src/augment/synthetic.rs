@@ -66,23 +66,18 @@ impl Tubelet {
     /// a pixel of the clip is covered if its centre is within the patch.
     ///
     /// # Errors
-    /// `Shape` when the lengths do not fit, or there is not a place for each frame.
+    /// `Shape` when the lengths do not fit, or there is not a place for each frame; `Param` as [`Tubelet::patches`].
     pub fn put_over(&self, clip: &mut [f32], frame: &[f32], side: usize, channels: usize) -> Result<()> {
         let pixels = side * side * channels;
         if frame.len() != pixels || pixels == 0 || clip.len() != pixels * self.places.len() {
             let want = format!("{} frames of {side}x{side} with {channels} channels, and one", self.places.len());
             return Err(Error::shape("tubelet", "clip", want, format!("{} and {} numbers", clip.len(), frame.len())));
         }
-        for (to, place) in clip.chunks_exact_mut(pixels).zip(&self.places) {
-            // Within the circle around the patch.
-            let reach = self.size * place.scale * std::f64::consts::FRAC_1_SQRT_2;
-            let [rows, columns] = place.at.map(|at| {
-                let end = |v: f64| v.clamp(0.0, side as f64) as usize;
-                end((at - reach).floor())..end((at + reach).ceil())
-            });
+        for (to, patch) in clip.chunks_exact_mut(pixels).zip(self.patches(side, 0)?) {
+            let [rows, columns] = [patch.rows, patch.columns].map(|[from, end]| from as usize..end as usize);
             for y in rows {
                 for x in columns.clone() {
-                    let Some(at) = self.source(place, [y as f64 + 0.5, x as f64 + 0.5]) else { continue };
+                    let Some(at) = patch.source([y as f64 + 0.5, x as f64 + 0.5]) else { continue };
                     let pixel = &mut to[(y * side + x) * channels..][..channels];
                     interpolate(frame, side, channels, at, pixel);
                 }
@@ -91,12 +86,56 @@ impl Tubelet {
         Ok(())
     }
 
-    /// Which point of the frame that the patch is cut from is at the point `y x` of a frame in which it is at `place`.
-    fn source(&self, place: &Place, [y, x]: [f64; 2]) -> Option<[f64; 2]> {
-        let (sin, cos) = place.turn.sin_cos();
-        let [dy, dx] = [(y - place.at[0]) / place.scale, (x - place.at[1]) / place.scale];
-        let own = [dy * cos - dx * sin, dx * cos + dy * sin];
-        let inside = own.iter().all(|v| v.abs() <= self.size / 2.0);
+    /// The patch in each frame of a clip of `side`, cut from image number `image` of a batch of them.
+    ///
+    /// # Errors
+    /// `Param` when a number is not finite.
+    pub fn patches(&self, side: usize, image: u32) -> Result<Vec<Patch>> {
+        let [y, x] = self.from;
+        let in_frame = |place: &Place| {
+            let all = [self.size, y, x, place.at[0], place.at[1], place.scale, place.turn];
+            if all.iter().any(|v| !v.is_finite()) {
+                let value = format!("{place:?} of a patch of {} from {:?}", self.size, self.from);
+                return Err(Error::param("tubelet", "places", value, "every number must be finite"));
+            }
+            // Within the circle around the patch.
+            let reach = self.size * place.scale * std::f64::consts::FRAC_1_SQRT_2;
+            let end = |v: f64| v.clamp(0.0, side as f64) as u32;
+            let [rows, columns] = place.at.map(|at| [end((at - reach).floor()), end((at + reach).ceil())]);
+            let (sin, cos) = place.turn.sin_cos();
+            let Place { at, scale, .. } = *place;
+            Ok(Patch { at, scale, sin, cos, half: self.size / 2.0, from: self.from, rows, columns, image, unused: 0 })
+        };
+        self.places.iter().map(in_frame).collect()
+    }
+}
+
+/// A patch in one frame, in the form the kernels take: a [`Tubelet`] at one of its places in clips of known extents. Plain
+/// data, to be copied to a device.
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Patch {
+    at: [f64; 2],
+    scale: f64,
+    sin: f64,
+    cos: f64,
+    half: f64,
+    from: [f64; 2],
+    /// The first row, and one past the last, outside of which it covers nothing.
+    rows: [u32; 2],
+    /// The same of columns.
+    columns: [u32; 2],
+    image: u32,
+    unused: u32,
+}
+
+impl Patch {
+    /// Which point of the image that it is cut from is at the point `y x` of the frame, if that is within the patch. A GPU computes
+    /// the same in the same order, so that both cover the same pixels.
+    fn source(&self, [y, x]: [f64; 2]) -> Option<[f64; 2]> {
+        let [dy, dx] = [(y - self.at[0]) / self.scale, (x - self.at[1]) / self.scale];
+        let own = [dy * self.cos - dx * self.sin, dx * self.cos + dy * self.sin];
+        let inside = own.iter().all(|v| v.abs() <= self.half);
         inside.then(|| [self.from[0] + own[0], self.from[1] + own[1]])
     }
 }
@@ -205,6 +244,10 @@ mod tests {
         assert!(covered(a) > 0 && covered(b) == 0);
         let refused = |clip: &mut [f32], frame: &[f32]| tubelet(vec![far]).put_over(clip, frame, SIDE, 2).is_err();
         assert!(refused(&mut clip, &positions()) && refused(&mut clip[..SIDE * SIDE * 2], &positions()[1..]));
+        for wrong in [Place { scale: f64::NAN, ..far }, Place { at: [f64::INFINITY, 0.0], ..far }] {
+            let error = tubelet(vec![wrong]).patches(SIDE, 0).unwrap_err().to_string();
+            assert!(error.contains("finite"), "{error}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::part::Part;
 use super::views::Loader;
 use crate::augment::Draw;
 use crate::augment::background::{larger_half, put_over};
+use crate::augment::layers::Background;
 use crate::error::Result;
 use crate::flow::maps::speed;
 use crate::rng::{self, Purpose};
@@ -29,29 +30,31 @@ impl Loader {
         start: f64,
         draw: &Draw,
     ) -> Result<Part> {
+        let mut part = self.rgb(view, start, draw)?;
         if self.spec.background_swap == 0.0 {
-            return self.rgb(view, start, draw);
+            return Ok(part);
         }
-        let frames = self.spec.clip(view.fps()).indices(start, view.len(), view.fps(), self.spec.short)?;
-        // On the CPU, also for a network on a GPU: a batch is made in one place.
-        let mut part = self.rgb_of(view, &frames, draw)?;
         let mut rng = rng::stream(self.seed, epoch, video * CLIPS + number, Purpose::Background);
         if !rng.random_bool(f64::from(self.spec.background_swap)) || self.videos.len() < 2 {
             return Ok(part);
         }
         let other = self.another(&mut rng, video)?;
-        let clip = self.spec.clip(other.fps());
-        let start = clip.start(other.len(), other.fps(), &mut rng);
+        let other_start = self.spec.clip(other.fps()).start(other.len(), other.fps(), &mut rng);
         let (h, w) = other.size();
-        let behind = Draw::sample(&mut rng, &self.spec.augment, h, w);
-        let behind = self.rgb_of(&other, &clip.indices(start, other.len(), other.fps(), self.spec.short)?, &behind)?;
-        put_over(&mut part.data, &behind.data, &self.moving_half(view, &frames, draw)?, 3)?;
+        let behind = self.rgb(&other, other_start, &Draw::sample(&mut rng, &self.spec.augment, h, w))?;
+        let kept = self.moving_half(view, start, draw)?;
+        match (&mut part.raw, behind.raw) {
+            (Some(raw), Some(behind)) => raw.background = Some(Background { clip: behind.clip, kept }),
+            _ => put_over(&mut part.data, &behind.data, &kept, 3)?,
+        }
         Ok(part)
     }
 
-    /// The half of the pixels of a clip of these frames, cropped by `draw`, whose flow differs most from the frame's median.
-    fn moving_half(&self, view: &View, frames: &[usize], draw: &Draw) -> Result<Vec<bool>> {
+    /// The half of the pixels of the clip that starts at frame `start`, cropped by `draw`, whose flow differs most from the frame's
+    /// median.
+    fn moving_half(&self, view: &View, start: f64, draw: &Draw) -> Result<Vec<bool>> {
         self.expect_flow(view)?;
+        let frames = self.spec.clip(view.fps()).indices(start, view.len(), view.fps(), self.spec.short)?;
         let planes: Vec<[&[f16]; 2]> = frames.iter().map(|&f| view.flow(view.field_of(f)).into()).collect();
         let flow = self.cropped_flow(planes.as_flattened(), view.flow_size().into(), draw)?;
         let side = self.spec.side;

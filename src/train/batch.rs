@@ -1,7 +1,7 @@
 //! Collating samples into batches, in main memory or in that of a GPU.
 
 use super::views::Part;
-use crate::augment::{RawClip, apply_rgb_clips};
+use crate::augment::layers::{LayeredClip, apply_rgb_layers};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Tensor};
 
@@ -38,12 +38,12 @@ impl Feed {
             let got = format!("{:?} with {} numbers", other.dims, other.data.len());
             return Err(Error::shape("batch", "clip", format!("[{t}, {h}, {w}, {c}], as the first one is"), got));
         }
-        let raw: Vec<&RawClip> = parts.iter().filter_map(|part| part.raw.as_deref()).collect();
+        let raw: Vec<&LayeredClip> = parts.iter().filter_map(|part| part.raw.as_deref()).collect();
         if is_raw {
             let Device::Cuda(gpu) = &self.0 else {
                 return Err(Error::device("batch", "clip", "a GPU, since it is to be made there", Device::Cpu));
             };
-            let clips = apply_rgb_clips(gpu, &raw, h, DType::F32)?;
+            let clips = apply_rgb_layers(gpu, &raw, h, DType::F32)?;
             return clips.reshape([parts.len(), t, h, w, c]).map(Some);
         }
         let clips: Vec<&[f32]> = parts.iter().map(|part| &part.data[..]).collect();

@@ -1,6 +1,7 @@
 //! Clips of samples.
 
 use super::share::Clips;
+use crate::augment::layers::LayeredClip;
 use crate::augment::{Draw, RawClip};
 use crate::video::View;
 
@@ -12,7 +13,7 @@ pub struct Part {
     /// The values; none if there is a `raw` clip.
     pub data: Vec<f32>,
     /// What the clip is made of, if that is done on the GPU of the networks.
-    pub raw: Option<Box<RawClip>>,
+    pub raw: Option<Box<LayeredClip>>,
 }
 
 impl Part {
@@ -32,7 +33,7 @@ impl Part {
     pub(super) fn of_frames(dims: [usize; 4], view: &View, frames: &[usize], draw: &Draw) -> Part {
         let all: Vec<&[u8]> = frames.iter().map(|&i| view.frame(i)).collect();
         let raw = RawClip { frames: all.concat(), size: view.size().into(), draw: draw.clone() };
-        Part { dims, data: Vec::new(), raw: Some(Box::new(raw)) }
+        Part { dims, data: Vec::new(), raw: Some(Box::new(raw.into())) }
     }
 }
 

@@ -7,8 +7,9 @@
 use super::part::{ClipPair, Part, wanted};
 use super::share::Clips;
 use super::views::Loader;
+use crate::augment::layers::MovingPatch;
 use crate::augment::synthetic::Tubelet;
-use crate::augment::{Draw, apply_rgb};
+use crate::augment::{Draw, RawClip, apply_rgb};
 use crate::error::Result;
 use crate::rng::{self, Purpose};
 use crate::video::View;
@@ -40,14 +41,18 @@ impl Loader {
         }
         let made = |number: usize, view: &View, start: f64, draw: &Draw| -> Result<Part> {
             wanted(clips, ClipPair::RGB[number], || {
-                let frames = spec.clip(view.fps()).indices(start, view.len(), view.fps(), spec.short)?;
-                // On the CPU, also for a network on a GPU: a batch is made in one place.
-                let mut part = self.rgb_of(view, &frames, draw)?;
+                let mut part = self.rgb(view, start, draw)?;
                 for (from, frame, place, tubelet) in &tubelets {
-                    let ([h, w], mut patch): ([usize; 2], _) = (from.size().into(), vec![0.0; side * side * 3]);
+                    let (frame, size): (_, [usize; 2]) = (from.frame(*frame), from.size().into());
                     let draw = Draw { frame: place.frame, crop: place.crop, flip: place.flip, ..draw.clone() };
-                    apply_rgb(&[from.frame(*frame)], h, w, &draw, side, &mut patch)?;
-                    tubelet.put_over(&mut part.data, &patch, side, 3)?;
+                    if let Some(raw) = &mut part.raw {
+                        let image = RawClip { frames: frame.to_vec(), size, draw };
+                        raw.patches.push(MovingPatch { image, tubelet: tubelet.clone() });
+                    } else {
+                        let mut patch = vec![0.0; side * side * 3];
+                        apply_rgb(&[frame], size[0], size[1], &draw, side, &mut patch)?;
+                        tubelet.put_over(&mut part.data, &patch, side, 3)?;
+                    }
                 }
                 Ok(part)
             })

@@ -12,7 +12,7 @@ use tubelet::error::ErrorKind;
 use tubelet::rng::{Purpose, stream};
 use tubelet::tensor::{DType, Device, Frames, Tensor};
 
-fn frames(count: usize, h: usize, w: usize) -> Vec<Vec<u8>> {
+pub(super) fn frames(count: usize, h: usize, w: usize) -> Vec<Vec<u8>> {
     let waves = |t: usize, i: usize| {
         let (y, x, c) = ((i / 3 / w) as f64, (i / 3 % w) as f64, (i % 3) as f64);
         127.5 + 60.0 * (0.4 * x + c).sin() + 60.0 * (0.3 * y + 0.5 * t as f64 - c).cos()
@@ -35,7 +35,7 @@ fn upload(device: &Device, frames: &[Vec<u8>], h: usize, w: usize) -> Frames {
 /// chroma is off by at most 4e (two differences, and the chroma itself twice), 8 roundings of numbers up to 8, and twice the
 /// error of the largest value. A blur averages: 6 roundings, and by boxes 6 for each of the six, which come after the
 /// normalisation on a GPU.
-fn off(draw: &Draw, pixels: usize) -> f64 {
+pub(super) fn off(draw: &Draw, pixels: usize) -> f64 {
     let u = DType::F32.unit_roundoff();
     let mut e = 9.0 * u;
     if let Some(j) = &draw.jitter {
@@ -87,11 +87,11 @@ fn check(what: &str, draws: &[Draw], t: usize, h: usize, w: usize, side: usize) 
     }
 }
 
-fn plain(h: usize, w: usize) -> Draw {
+pub(super) fn plain(h: usize, w: usize) -> Draw {
     Draw { crop: Crop { y: 1, x: 2, h: h - 3, w: w - 4 }, ..Draw::centre(&AugmentSpec::default(), h, w) }
 }
 
-fn jitter(order: [Adjust; 4]) -> Jitter {
+pub(super) fn jitter(order: [Adjust; 4]) -> Jitter {
     Jitter { order, brightness: 1.3, contrast: 0.65, saturation: 1.35, hue: -0.2 }
 }
 

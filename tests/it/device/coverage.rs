@@ -2,7 +2,7 @@
 
 use super::{
     alignment, augment, conv3d, conv3d_affine_sm90, conv3d_norm_sm90, conv3d_sm90, conv3d_stem_sm90, infonce,
-    infonce_sm90, instructions, layers, matmul, motion_map, peaks, tensors, tvl1,
+    infonce_sm90, instructions, layers, matmul, motion_map, over, peaks, tensors, tvl1,
 };
 use crate::kernels::{batch_norm, batch_norm_moments, batch_norm_shared, in_order, losses, pool3d, updates};
 use crate::support::sim::REGISTERS;
@@ -65,6 +65,8 @@ const TESTS: &[fn()] = &[
     motion_map::frame_differences_meet_the_definition_on_a_gpu,
     motion_map::maps_of_flow_meet_the_definition_on_a_gpu,
     motion_map::unknown_flow_is_unknown_on_both_devices,
+    over::backgrounds_on_a_device_have_the_bits_of_the_cpu,
+    over::patches_on_a_device_have_the_bits_of_the_cpu,
     peaks::copies_by_tma_are_as_many_as_counted,
     peaks::products_of_warpgroups_are_as_many_as_counted,
     pool3d::cases_meet_the_definition_on_a_device,

@@ -64,10 +64,12 @@ fn is_fed(name: &str) {
     }
     let want = format!("wu{}", steps.concat().replace(' ', ""));
     assert!(calls.starts_with(&want), "{calls} instead of {want}");
-    let made = ran.log.lines().filter(|line| line.starts_with("launch augment_rgb_")).count();
-    // A launch for each of two or four tensors of RGB clips a step: all videos are of one size.
-    let clips = if name.contains("mcl") { 4 } else { 2 };
-    assert_eq!(made, if name.contains("frames") { 2 * clips * STEPS } else { 0 });
+    let launches = |entry: &str| ran.log.lines().filter(|line| line.starts_with(&format!("launch {entry}_"))).count();
+    // A launch for each of two or four tensors of RGB clips a step: all videos are of one size. Where one of a tensor's clips is
+    // over another video's background, there is a launch for the backgrounds as well.
+    let (clips, behind) = (if name.contains("mcl") { 4 } else { 2 }, launches("augment_background"));
+    assert_eq!(launches("augment_rgb"), if name.contains("frames") { 2 * clips * STEPS + behind } else { 0 });
+    assert_eq!(behind > 0, name.contains("backgrounds"));
     // Two runs, whose first two steps are not replayed.
     assert_eq!(ran.count("cuGraphLaunch"), if name.ends_with("graph") { 2 * (STEPS - 2) } else { 0 });
     assert_eq!(ran.count("cuMemcpyHtoDAsync_v2 (pageable)"), 0);
@@ -99,6 +101,11 @@ fn maclr_is_fed_with_frames() {
 }
 
 #[test]
+fn maclr_is_fed_with_frames_over_backgrounds() {
+    is_fed("maclr_of_frames_over_backgrounds");
+}
+
+#[test]
 fn mcl_is_fed_with_frames() {
     is_fed("mcl_of_frames_as_a_graph");
 }
@@ -112,7 +119,7 @@ fn clips_are_left_to_a_gpu_with_all_they_are_made_of() {
     for video in 0..4 {
         let (made, left) = (cpu.pair(1, video).unwrap(), gpu.pair(1, video).unwrap());
         for (made, left) in made.rgb.iter().zip(&left.rgb) {
-            let raw = left.raw.as_ref().unwrap();
+            let raw = &left.raw.as_ref().unwrap().clip;
             let ([h, w], mut out) = (raw.size, vec![0.0; made.data.len()]);
             let frames: Vec<&[u8]> = raw.frames.chunks_exact(h * w * 3).collect();
             apply_rgb(&frames, h, w, &raw.draw, left.dims[1], &mut out).unwrap();
@@ -240,10 +247,10 @@ mod inside {
         assert!(train(run(), &recipe.training, sample) == train(Plain(run()), &recipe.training, sample));
     }
 
-    #[test]
-    #[ignore = "run by maclr_is_fed_with_frames"]
-    fn maclr_of_frames() {
-        let (dir, recipe) = (tempfile::tempdir().unwrap(), maclr::recipe());
+    /// Two runs whose frames go to the GPU, with clips over other videos' backgrounds by this probability.
+    fn same_bits_of_frames(background_swap: f32) {
+        let (dir, mut recipe) = (tempfile::tempdir().unwrap(), maclr::recipe());
+        recipe.training.views.background_swap = background_swap;
         let ([loader, _], _) = loaders(dir.path(), &recipe.training, true).unwrap();
         let loader = Loader { on_gpu: true, ..loader };
         let run = || MaclrRun::new(&recipe, VIDEOS, 1, &device()).unwrap();
@@ -253,6 +260,18 @@ mod inside {
         };
         let fed = train(run(), &recipe.training, sample(&loader));
         assert!(fed == train(Plain(run()), &recipe.training, sample(&loader)));
+    }
+
+    #[test]
+    #[ignore = "run by maclr_is_fed_with_frames"]
+    fn maclr_of_frames() {
+        same_bits_of_frames(0.0);
+    }
+
+    #[test]
+    #[ignore = "run by maclr_is_fed_with_frames_over_backgrounds"]
+    fn maclr_of_frames_over_backgrounds() {
+        same_bits_of_frames(0.5);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod mcl;
 pub mod motion_map;
 pub mod no_gpu;
 pub mod offsets;
+pub mod over;
 pub mod peaks;
 pub mod ptx;
 pub mod raw;

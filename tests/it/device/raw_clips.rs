@@ -4,8 +4,9 @@ use super::raw::{DTYPES, at, gpu, result};
 use crate::support::numbers::{bits, reals};
 use crate::support::sim::on_gpu;
 use tubelet::augment::{
-    Adjust, AugmentSpec, BlurForm, Clip, Draw, Jitter, Layout, MotionKind, MotionLayout, MotionPointers, Pointers,
-    RawClip, apply_motion_batch, apply_rgb_batch, apply_rgb_clips, launch_motion, launch_rgb,
+    Adjust, AugmentSpec, BackgroundLayout, BackgroundPointers, BlurForm, Clip, Draw, Jitter, Layout, MotionKind,
+    MotionLayout, MotionPointers, PatchLayout, PatchPointers, Pointers, RawClip, apply_motion_batch, apply_rgb_batch,
+    apply_rgb_clips, launch_background, launch_motion, launch_patches, launch_rgb,
 };
 use tubelet::driver::Gpu;
 use tubelet::error::ErrorKind;
@@ -16,7 +17,7 @@ const H: usize = 17;
 const W: usize = 22;
 
 /// Descriptions and other plain data, as a tensor whose bytes they are.
-fn plain<T: bytemuck::Pod>(device: &Device, data: &[T]) -> Tensor {
+pub(super) fn plain<T: bytemuck::Pod>(device: &Device, data: &[T]) -> Tensor {
     let numbers: &[f32] = bytemuck::cast_slice(data);
     Tensor::from_f32([numbers.len()], numbers).unwrap().to(device).unwrap()
 }
@@ -168,7 +169,50 @@ pub fn refusals(gpu: &Gpu, a: u64) {
     for wrong in [MotionLayout { channels: 0, ..layout }, MotionLayout { channels: 1 << 28, ..layout }] {
         refused("channels", unsafe { launch_motion(gpu, &wrong, &motion) });
     }
+    layers(gpu, a, &refused);
     sweeps(gpu, a, &refused);
+}
+
+/// The same of backgrounds and patches.
+fn layers(gpu: &Gpu, a: u64, refused: &dyn Fn(&str, tubelet::error::Result<()>)) {
+    let layout = BackgroundLayout { clips: 2, others: 1, t: 1, side: 4, dtype: DType::F32 };
+    let right = BackgroundPointers { others: a, kept: a, places: a, out: a };
+    for (what, at) in [
+        ("others", BackgroundPointers { others: a + 2, ..right }),
+        ("kept", BackgroundPointers { kept: 0, ..right }),
+        ("places", BackgroundPointers { places: a + 1, ..right }),
+        ("out", BackgroundPointers { out: a + 2, ..right }),
+    ] {
+        // SAFETY (of all calls here): nothing is launched.
+        refused(what, unsafe { launch_background(gpu, &layout, &at) });
+    }
+    for wrong in [
+        BackgroundLayout { others: 0, ..layout },
+        BackgroundLayout { others: 65536, ..layout },
+        BackgroundLayout { side: 1 << 15, ..layout },
+        BackgroundLayout { t: 0, ..layout },
+    ] {
+        refused("layout", unsafe { launch_background(gpu, &wrong, &right) });
+    }
+    let dtype = DType::BF16;
+    let layout = PatchLayout { clips: 2, covered: 1, patches: 1, images: 1, t: 1, side: 4, dtype };
+    let right = PatchPointers { images: a, patches: a, covered: a, out: a };
+    for (what, at) in [
+        ("images", PatchPointers { images: 0, ..right }),
+        ("patches", PatchPointers { patches: a + 4, ..right }),
+        ("covered", PatchPointers { covered: a + 2, ..right }),
+        ("out", PatchPointers { out: a + 1, ..right }),
+    ] {
+        refused(what, unsafe { launch_patches(gpu, &layout, &at) });
+    }
+    for wrong in [
+        PatchLayout { clips: 0, ..layout },
+        PatchLayout { covered: 0, ..layout },
+        PatchLayout { patches: 1 << 25, ..layout },
+        PatchLayout { images: 0, ..layout },
+    ] {
+        refused("layout", unsafe { launch_patches(gpu, &wrong, &right) });
+    }
 }
 
 /// The same of InfoNCE and of flow.

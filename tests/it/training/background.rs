@@ -2,6 +2,7 @@
 
 use rand::RngExt;
 use tubelet::augment::background::{larger_half, put_over, reference};
+use tubelet::augment::layers::reference::apply_rgb_layers;
 use tubelet::flow::motion::MotionInput;
 use tubelet::rng::{Purpose, stream};
 use tubelet::train::Clips;
@@ -99,10 +100,16 @@ fn the_choice_depends_on_seed_epoch_video_and_clip_alone() {
         let of = [0, 1].map(|i| a.rgb[i].data != b.rgb[i].data);
         swapped += of.iter().filter(|is| **is).count();
         apart += usize::from(of[0] != of[1]);
-        // One clip alone, or in a loader without motion clips, is the same; so it is in a run that is on a GPU.
+        // One clip alone, or in a loader without motion clips, is the same.
         let one = half.pair_of(epoch, 0, Clips::of([1])).unwrap();
-        let rgb_only = Loader { motion: false, on_gpu: true, ..half.clone() }.pair(epoch, 0).unwrap();
-        assert!(one.rgb[1].data == b.rgb[1].data && rgb_only.rgb[1].data == b.rgb[1].data, "epoch {epoch}");
+        let rgb_only = Loader { motion: false, ..half.clone() };
+        let pair = rgb_only.pair(epoch, 0).unwrap();
+        assert!(one.rgb[1].data == b.rgb[1].data && pair.rgb[1].data == b.rgb[1].data, "epoch {epoch}");
+        // So is what is left to a GPU.
+        let left = Loader { on_gpu: true, ..rgb_only }.pair(epoch, 0).unwrap();
+        let clip = left.rgb[1].raw.as_ref().unwrap();
+        assert_eq!(clip.background.is_some(), of[1], "epoch {epoch}");
+        assert!(apply_rgb_layers(clip, plain.spec.side).unwrap() == b.rgb[1].data, "epoch {epoch}");
     }
     // Of 80 clips half, with a standard deviation of 4.5; clips of a sample are drawn one by one.
     assert!((20..=60).contains(&swapped) && apart > 5, "{swapped} {apart}");

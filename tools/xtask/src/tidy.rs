@@ -45,6 +45,7 @@ const OTHER_FAMILIES: &[(&str, &str)] = &[
     ("queue", "keys into the ring of negatives"),
     ("augment", "clips to the input of a network"),
     ("augment_boxes", "their blur as PIL does it"),
+    ("augment_over", "other clips behind them, and patches over them"),
     ("peaks", "what the hardware reaches: a copy, multiply-adds, matrix products"),
     ("peaks_sm90", "the same of Hopper: products of warpgroups, copies by TMA"),
     ("classes", "one kernel for each class of instruction, for comparing the simulator with hardware"),
