@@ -2,7 +2,7 @@
 
 use super::Edit::*;
 use super::{Mistake, mistake};
-use crate::device::{alignment, conv3d, infonce, layers, matmul, offsets, raw, tensors, tvl1};
+use crate::device::{alignment, conv3d, infonce, layers, matmul, offsets, over, raw, tensors, tvl1};
 use crate::kernels::{batch_norm, batch_norm_moments, batch_norm_shared, in_order, losses, pool3d, updates};
 
 const CONV: &[fn()] =
@@ -43,6 +43,8 @@ const FAR_EXACT: &[fn()] = &[offsets::exact_passes_beyond_two_gigabytes];
 const FAR_ELEMENTS: &[fn()] = &[offsets::elementwise_operations_beyond_two_gigabytes];
 const FAR_POOL: &[fn()] = &[offsets::pools_beyond_two_gigabytes];
 const FAR_NORM: &[fn()] = &[offsets::batch_norm_beyond_two_gigabytes];
+const BEHIND: &[fn()] = &[over::backgrounds_on_a_device_have_the_bits_of_the_cpu];
+const OVER: &[fn()] = &[over::patches_on_a_device_have_the_bits_of_the_cpu];
 const UPDATES: &[fn()] = &[updates::updates_on_a_device_are_those_of_the_cpu_to_the_bit];
 
 const FPROP: &str = "conv3d_fprop_64x64_bf16";
@@ -57,6 +59,7 @@ const FPROP_128: &str = "conv3d_fprop_128x128_bf16";
 const FPROP_128X64: &str = "conv3d_fprop_128x64_bf16";
 const NORM_BACKWARD: &str = "batch_norm_backward_apply_wide_f32";
 const TVL1_3X3: &str = "tvl1_iterate_3x3_f32";
+const PATCHES: &str = "augment_patches_f32";
 const DGRAD_128: &str = "conv3d_dgrad_128x128_bf16";
 
 pub(super) const MISTAKES: &[Mistake] = &[
@@ -184,6 +187,15 @@ pub(super) const MISTAKES: &[Mistake] = &[
         ALIGN,
     ),
     mistake("a gradient uphill", "alignment_loss_backward_f32", ("neg.f64", 0), Replace("neg", "mov"), ALIGN),
+    mistake("what is kept is replaced", "augment_background_f32", ("setp.ne.s16", 0), Replace("ne", "eq"), BEHIND),
+    mistake("the mask is the neighbour's", "augment_background_bf16", ("ld.global.nc.u8", 0), Offset(1), BEHIND),
+    mistake("another clip is replaced", "augment_background_f32", ("ld.global.nc.u32", 0), Offset(4), BEHIND),
+    mistake("rows on the edge of a patch are outside", PATCHES, ("setp.gtu.f64", 0), Replace("gtu", "geu"), OVER),
+    mistake("columns on the edge of a patch are outside", PATCHES, ("setp.gtu.f64", 1), Replace("gtu", "geu"), OVER),
+    mistake("a patch turns the other way", PATCHES, ("add.rn.f64", 0), Replace("add", "sub"), OVER),
+    mistake("a patch goes on below the frame", PATCHES, ("setp.ge.u32", 0), Replace("ge", "gt"), OVER),
+    mistake("a patch is cut from the first image", PATCHES, ("[%rd5+16]", 0), Offset(4), OVER),
+    mistake("rows are weighed as columns", PATCHES, ("mul.rn.f32", 4), Replace("%f3", "%f5"), OVER),
     // Where nothing but an exact zero tells the difference.
     mistake("gradients pass at zero, even columns", DGRAD, ("setp.leu.f32", 0), Replace("leu", "ltu"), ZEROS),
     mistake("gradients pass at zero in the last columns", DGRAD, ("setp.leu.f32", 6), Replace("leu", "ltu"), ZEROS),
