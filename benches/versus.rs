@@ -18,6 +18,8 @@ mod clock;
 mod conv;
 #[path = "versus/exact.rs"]
 mod exact;
+#[path = "versus/glance.rs"]
+mod glance;
 #[path = "versus/layer.rs"]
 mod layer;
 #[path = "versus/layers.rs"]
@@ -39,6 +41,7 @@ mod video;
 
 use case::{Case, Turn, Unit, Work, best};
 use clock::Clock;
+use glance::Glance;
 use peaks::Peaks;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -111,8 +114,9 @@ fn floor_ms(case: &Case, peaks: &Peaks) -> f64 {
 
 /// Answers requests until its input is closed.
 fn serve(processor: bool) -> ExitCode {
-    let peaks = Peaks::probe(Clock::new(processor));
-    let mut server = Server { cases: all(), peaks, processor, works: BTreeMap::new() };
+    let clock = Clock::new(processor);
+    let (peaks, glance) = (Peaks::probe(clock), Glance::new(clock));
+    let mut server = Server { cases: all(), peaks, glance, processor, works: BTreeMap::new() };
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
         let answer = serde_json::from_str(&line)
@@ -129,6 +133,7 @@ fn serve(processor: bool) -> ExitCode {
 struct Server {
     cases: Vec<Case>,
     peaks: Peaks,
+    glance: Glance,
     processor: bool,
     /// Operands by the case's name, until they are dropped on request.
     works: BTreeMap<String, Work>,
@@ -138,6 +143,10 @@ impl Server {
     fn answer(&mut self, request: &Value) -> std::result::Result<Value, String> {
         match request["do"].as_str() {
             Some("list") => Ok(self.list()),
+            Some("probe") => {
+                let [f32, copy] = self.glance.take();
+                Ok(json!({"f32": f32, "copy": copy}))
+            }
             Some("forget") => {
                 self.works.clear();
                 Ok(json!({}))

@@ -19,34 +19,52 @@ pub struct Peaks {
 impl Peaks {
     /// Measures all three, in about a second; per second of `clock`.
     pub fn probe(clock: Clock) -> Self {
-        let best = |rounds, probe: fn(usize) -> usize| best(clock, rounds, probe);
-        let f32 = best(4_000_000, |rounds| 2 * rounds * multiply_adds(rounds));
-        let bf16 = if Isa::best() == Isa::Amx { best(400_000, tiles::multiply) } else { f32 };
-        Peaks { f32, bf16, copy: copy(clock) }
+        let f32 = best(clock, 10, 4_000_000, f32_operations);
+        let bf16 = if Isa::best() == Isa::Amx { best(clock, 10, 400_000, tiles::multiply) } else { f32 };
+        Peaks { f32, bf16, copy: Buffers::new(128 << 20).copy(clock, 5) }
     }
 }
 
-/// Operations per second; `probe` takes a number of rounds and returns the operations it did. A measurement should take
-/// milliseconds: threads that start on the same core are not moved apart sooner.
-fn best(clock: Clock, rounds: usize, probe: fn(usize) -> usize) -> f64 {
+/// Does `rounds` rounds of multiply-adds; returns the operations.
+pub fn f32_operations(rounds: usize) -> usize {
+    2 * rounds * multiply_adds(rounds)
+}
+
+/// Operations per second, the best of `runs`; `probe` takes a number of rounds and returns the operations it did. A run
+/// should take milliseconds: threads that start on the same core are not moved apart sooner.
+pub fn best(clock: Clock, runs: u32, rounds: usize, probe: fn(usize) -> usize) -> f64 {
     let run = || {
         let start = clock.seconds();
         let done: usize = rayon::broadcast(|_| probe(black_box(rounds))).iter().sum();
         done as f64 / (clock.seconds() - start)
     };
-    (0..10).map(|_| run()).fold(0.0, f64::max)
+    (0..runs).map(|_| run()).fold(0.0, f64::max)
 }
 
-fn copy(clock: Clock) -> f64 {
-    let from = vec![1u8; 128 << 20];
-    let mut to = from.clone();
-    let mut run = || {
-        let start = clock.seconds();
-        to.par_chunks_mut(1 << 20).zip(from.par_chunks(1 << 20)).for_each(|(t, f)| t.copy_from_slice(f));
-        black_box(&mut to);
-        (2 * from.len()) as f64 / (clock.seconds() - start)
-    };
-    (0..5).map(|_| run()).fold(0.0, f64::max)
+/// Memory to copy from and to.
+pub struct Buffers {
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+impl Buffers {
+    /// So many bytes each.
+    pub fn new(bytes: usize) -> Self {
+        let from = vec![1u8; bytes];
+        Buffers { to: from.clone(), from }
+    }
+
+    /// Bytes read and written per second, the best of `runs`.
+    pub fn copy(&mut self, clock: Clock, runs: u32) -> f64 {
+        let mut run = || {
+            let start = clock.seconds();
+            let chunks = self.to.par_chunks_mut(1 << 20).zip(self.from.par_chunks(1 << 20));
+            chunks.for_each(|(to, from)| to.copy_from_slice(from));
+            black_box(&mut self.to);
+            (2 * self.from.len()) as f64 / (clock.seconds() - start)
+        };
+        (0..runs).map(|_| run()).fold(0.0, f64::max)
+    }
 }
 
 /// Independent sums: enough to fill two pipelines of latency four.

@@ -44,9 +44,10 @@ const USAGE: &str = "usage: cargo xtask <command>
   versus [OPTION..] our operations and PyTorch's on the same cases by turns: a table with the ratios
                     --only TEXT (repeatable: cases with every TEXT in their names), --all (f32 by one means, too),
                     --rounds N (4), --seconds S of a turn (0.03), --threads N (2; on one PyTorch takes slower f32
-                    convolutions than oneDNN's), --processor-time (for a busy machine), --python PATH,
-                    --before BINARY (another commit's `versus` bench instead of PyTorch)
-                    (python3), --json FILE, --record FILE
+                    convolutions than oneDNN's), --drift PERCENT (10: a case is repeated if the machine's probed rates moved by
+                    more during it), --tries N (3: after so many it has no ratio), --processor-time (for a busy machine),
+                    --python PATH (python3), --before BINARY (another commit's `versus` bench instead of PyTorch),
+                    --scirs2 (TV-L1 of the crate scirs2-vision instead, which is built first), --json FILE, --record FILE
   versus-maclr DATA DIR [OPTION..]
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
                     --precision P (f32; repeatable: fma, bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),

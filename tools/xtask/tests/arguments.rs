@@ -50,6 +50,7 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["model", "--device", "nope"],
         vec!["scaling", "nope"],
         vec!["model", "--calibrate", "a", "b", "nope"],
+        vec!["versus", "--drift", "nope"],
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],
         vec!["ablation", "a", "nope"],

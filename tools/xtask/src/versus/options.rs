@@ -16,12 +16,18 @@ pub struct Options {
     pub seconds: f64,
     /// Threads per side.
     pub threads: usize,
+    /// Largest change of the probed rates during a case, in percent: beyond it the case is repeated.
+    pub drift: f64,
+    /// Attempts at a case before it is left without a ratio.
+    pub tries: u32,
     /// Whether to measure processor time instead of wall time, for a machine with other load.
     pub processor_time: bool,
     /// The Python interpreter that has PyTorch.
     pub python: PathBuf,
     /// Instead of a peer, this crate's side at another commit: the binary that `cargo bench --bench versus --no-run` names.
     pub before: Option<PathBuf>,
+    /// Instead of PyTorch and OpenCV, the optical flow of the crate scirs2-vision.
+    pub scirs2: bool,
     /// Where to write `{case: {ours_ms, peer_ms, ratio}}`.
     pub json: Option<PathBuf>,
     /// Where to write the same with versions, peaks and means.
@@ -36,9 +42,12 @@ impl Default for Options {
             rounds: 4,
             seconds: 0.03,
             threads: 2,
+            drift: 10.0,
+            tries: 3,
             processor_time: false,
             python: "python3".into(),
             before: None,
+            scirs2: false,
             json: None,
             record: None,
         }
@@ -61,6 +70,9 @@ impl Options {
                 "--rounds" => options.rounds = number(name, value()?, 1, 1000)?,
                 "--seconds" => options.seconds = number(name, value()?, 0.0, 60.0)?,
                 "--threads" => options.threads = number(name, value()?, 1, 1024)?,
+                "--drift" => options.drift = number(name, value()?, 0.0, 1000.0)?,
+                "--tries" => options.tries = number(name, value()?, 1, 100)?,
+                "--scirs2" => options.scirs2 = true,
                 "--processor-time" => options.processor_time = true,
                 "--python" => options.python = value()?.into(),
                 "--before" => options.before = Some(value()?.into()),
@@ -68,6 +80,12 @@ impl Options {
                 "--record" => options.record = Some(value()?.into()),
                 _ => bail!("there is no option {name}"),
             }
+        }
+        if options.scirs2 && options.before.is_some() {
+            bail!("--before and --scirs2 each name another side: give one of them");
+        }
+        if options.scirs2 && options.processor_time {
+            bail!("--scirs2 is timed by the clock alone, without --processor-time");
         }
         Ok(options)
     }

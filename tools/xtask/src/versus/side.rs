@@ -1,8 +1,8 @@
 //! A process that answers requests line by line.
 
 use super::Options;
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -53,6 +53,20 @@ impl Side {
             bail!("{python} has no PyTorch to compare with ({error}): {advice}");
         }
         Ok((side, hello))
+    }
+
+    /// Builds and starts the program around scirs2-vision; also returns its version.
+    pub fn scirs2(root: &Path) -> Result<(Self, Value)> {
+        let (manifest, folder) = (root.join("benches/peers/scirs2/Cargo.toml"), root.join("target/scirs2"));
+        let mut build = Command::new("cargo");
+        build.args(["build", "--quiet", "--release", "--locked", "--manifest-path"]).arg(&manifest);
+        let built = build.arg("--target-dir").arg(&folder).status();
+        let advice = "scirs2-vision is not here to compare with: its crates come from crates.io when it is first built";
+        ensure!(built.is_ok_and(|status| status.success()), advice);
+        let mut command = Command::new(folder.join("release/scirs2-peer"));
+        let mut side = Self::start("scirs2-vision", &mut command)?;
+        let version = side.answer()?;
+        Ok((side, json!({"scirs2-vision": version["version"]})))
     }
 
     fn start(name: &'static str, command: &mut Command) -> Result<Self> {
