@@ -6,6 +6,7 @@
 
 pub(crate) mod amx;
 pub(crate) mod simd;
+pub mod traffic;
 pub(crate) mod widest;
 
 use std::str::FromStr;

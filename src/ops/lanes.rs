@@ -121,7 +121,7 @@ pub(in crate::ops) trait Map<const N: usize>: Sync {
 }
 
 /// Elements per task: enough to hide the cost of scheduling it.
-const CHUNK: usize = 1 << 15;
+pub(in crate::ops) const CHUNK: usize = 1 << 15;
 
 /// `y = f(x...)` element by element; all slices have the same length.
 pub(in crate::ops) fn map<T: Stored, const N: usize>(x: [&[T]; N], y: &mut [T], f: impl Map<N>) {

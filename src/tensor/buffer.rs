@@ -2,6 +2,7 @@
 
 use super::Device;
 use super::arena::{self, Block, Line};
+use crate::cpu::traffic::{self, Work};
 use crate::driver::Usage;
 use crate::error::{Error, ErrorKind, Result};
 use bytemuck::{Pod, Zeroable};
@@ -63,6 +64,7 @@ impl<T: Pod> Buffer<T> {
     }
 
     pub fn from_slice(s: &[T]) -> Result<Self> {
+        let _pass = copying::<T>(s.len());
         let mut b = Self::arbitrary(s.len())?;
         b.as_mut_slice().copy_from_slice(s);
         Ok(b)
@@ -92,6 +94,14 @@ impl<T: Pod> Drop for Buffer<T> {
     fn drop(&mut self) {
         LIVE.fetch_sub(self.lines().len() * 64, Relaxed);
     }
+}
+
+/// A pass that copies `len` numbers to a new array.
+pub(super) fn copying<T>(len: usize) -> traffic::Pass {
+    let bytes = len * size_of::<T>();
+    let pass = traffic::pass("copy", || Work::moves(bytes, bytes, 1));
+    traffic::allocated(bytes);
+    pass
 }
 
 /// The error for an allocation of `asked` bytes.

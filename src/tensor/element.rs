@@ -1,6 +1,7 @@
 //! The data types of tensors, for kernels that read them as they are stored.
 
-use super::Tensor;
+use super::{Buffer, Tensor};
+use crate::cpu::traffic::{self, Work};
 use crate::cpu::widest::widest;
 use crate::error::Result;
 use crate::shape::Shape;
@@ -69,8 +70,33 @@ fn narrow(from: &[f32], to: &mut [bf16]) {
 /// Elements per task.
 const CHUNK: usize = 1 << 15;
 
+/// A pass that converts `len` numbers, of so many bytes before and after.
+fn casting(len: usize, [from, to]: [usize; 2]) -> traffic::Pass {
+    traffic::pass("cast", || Work::moves(from * len, to * len, len.div_ceil(CHUNK)))
+}
+
+/// An f32 tensor of the same numbers.
+pub(super) fn widened(shape: Shape, from: &[bf16]) -> Result<Tensor> {
+    let _pass = casting(from.len(), [2, 4]);
+    Tensor::build(shape, |out| widen_all(from, out))
+}
+
+/// The same numbers in f32.
+pub(super) fn widened_buffer(from: &[bf16]) -> Result<Buffer<f32>> {
+    let _pass = casting(from.len(), [2, 4]);
+    let mut out = Buffer::arbitrary(from.len())?;
+    widen_all(from, out.as_mut_slice());
+    Ok(out)
+}
+
+/// A bf16 tensor of the numbers, rounded.
+pub(super) fn narrowed(shape: Shape, from: &[f32]) -> Result<Tensor> {
+    let _pass = casting(from.len(), [4, 2]);
+    Tensor::build_bf16(shape, |out| narrow_all(from, out))
+}
+
 /// [`widen`] on all cores.
-pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
+fn widen_all(from: &[bf16], to: &mut [f32]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         widest(
             #[inline(always)]
@@ -80,7 +106,7 @@ pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
 }
 
 /// [`narrow`] on all cores.
-pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
+fn narrow_all(from: &[f32], to: &mut [bf16]) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         widest(
             #[inline(always)]

@@ -1,6 +1,7 @@
 //! Tensors in a GPU's memory: creating, copying and passing them to kernels.
 
 use super::{Buffer, DType, Device, Storage, Tensor, cuda, sole};
+use crate::cpu::traffic::{self, Work};
 use crate::driver::{Gpu, In, InOut, Memory, Out};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -209,15 +210,18 @@ impl Tensor {
             return Err(Error::shape("tensor", "parts", shape, format!("{} parts", parts.len())));
         }
         match device {
-            Device::Cpu => Tensor::build(shape, |mut out| {
-                let mut spans = Vec::with_capacity(parts.len());
-                for part in parts {
-                    let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());
-                    spans.push((to, *part));
-                    out = rest;
-                }
-                spans.into_par_iter().for_each(|(to, part)| to.copy_from_slice(part));
-            }),
+            Device::Cpu => {
+                let _pass = traffic::pass("copy", || Work::wide(shape.len(), shape.len()));
+                Tensor::build(shape, |mut out| {
+                    let mut spans = Vec::with_capacity(parts.len());
+                    for part in parts {
+                        let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());
+                        spans.push((to, *part));
+                        out = rest;
+                    }
+                    spans.into_par_iter().for_each(|(to, part)| to.copy_from_slice(part));
+                })
+            }
             Device::Cuda(gpu) => {
                 let to = Tensor::on_gpu(gpu, DType::F32, shape)?;
                 let bytes: Vec<&[u8]> = parts.iter().map(|part| bytemuck::cast_slice(part)).collect();
@@ -232,7 +236,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::to`].
     pub fn zeros_on(device: &Device, shape: impl Into<Shape>) -> Result<Tensor> {
-        let Device::Cuda(gpu) = device else { return Tensor::build(shape, |out| out.fill(0.0)) };
+        let Device::Cuda(gpu) = device else { return Self::full_on(device, shape, 0.0) };
         let to = Tensor::on_gpu(gpu, DType::F32, shape)?;
         if to.memory().bytes() > 0 {
             gpu.driver().clear(to.memory().ptr(), to.memory().bytes())?;
@@ -245,7 +249,11 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::to`].
     pub fn full_on(device: &Device, shape: impl Into<Shape>, value: f32) -> Result<Tensor> {
-        let Device::Cuda(gpu) = device else { return Tensor::build(shape, |out| out.fill(value)) };
+        let shape = shape.into();
+        let Device::Cuda(gpu) = device else {
+            let _pass = traffic::pass("fill", || Work::moves(0, 4 * shape.len(), 1));
+            return Tensor::build(shape, |out| out.fill(value));
+        };
         let mut to = Tensor::on_gpu(gpu, DType::F32, shape)?;
         cuda::fill(&mut to, value)?;
         Ok(to)
@@ -266,6 +274,7 @@ impl Tensor {
             Place::Cpu => {
                 let total = parts.iter().fold(0usize, |n, p| n.saturating_add(p.shape().len()));
                 let hosts = parts.iter().map(|p| p.host()).collect::<Result<Vec<_>>>()?;
+                let _pass = traffic::pass("copy", || Work::wide(total, total));
                 Tensor::build([total], |mut out| {
                     for part in &hosts {
                         let (to, rest) = std::mem::take(&mut out).split_at_mut(part.len());

@@ -21,6 +21,7 @@ pub(crate) use gpu::{Place, WIDE, aligned};
 pub use integers::Integers;
 pub(crate) use ring::Ring;
 
+use crate::cpu::traffic;
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::shape::Shape;
@@ -153,7 +154,7 @@ impl Tensor {
     /// # Panics
     /// As [`Tensor::zeros`]; [`Tensor::full_on`] returns an error instead.
     pub fn full(shape: impl Into<Shape>, value: f32) -> Self {
-        Self::build(shape, |out| out.fill(value)).unwrap_or_else(|e| panic!("{e}"))
+        Self::full_on(&Device::Cpu, shape, value).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// A tensor of rank 0 with one value.
@@ -169,6 +170,7 @@ impl Tensor {
     pub(crate) fn build(shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
         let shape = shape.into().check("tensor", "shape")?;
         let mut buffer = Buffer::arbitrary(shape.len())?;
+        traffic::allocated(4 * shape.len());
         fill(buffer.as_mut_slice());
         Ok(Tensor { shape, storage: Storage::F32(Arc::new(buffer)) })
     }
@@ -184,9 +186,7 @@ impl Tensor {
     pub(crate) fn build_as(dtype: DType, shape: impl Into<Shape>, fill: impl FnOnce(&mut [f32])) -> Result<Self> {
         let wide = Self::build(shape, fill)?;
         match (&wide.storage, dtype) {
-            (Storage::F32(b), DType::BF16) => {
-                Self::build_bf16(wide.shape, |out| element::narrow_all(b.as_slice(), out))
-            }
+            (Storage::F32(b), DType::BF16) => element::narrowed(wide.shape, b.as_slice()),
             _ => Ok(wide),
         }
     }
@@ -194,6 +194,7 @@ impl Tensor {
     /// Like [`Tensor::build`], of `bf16`.
     pub(crate) fn build_bf16(shape: Shape, fill: impl FnOnce(&mut [bf16])) -> Result<Self> {
         let mut buffer = Buffer::arbitrary(shape.check("tensor", "shape")?.len())?;
+        traffic::allocated(2 * shape.len());
         fill(buffer.as_mut_slice());
         Ok(Tensor { shape, storage: Storage::BF16(Arc::new(buffer)) })
     }
@@ -218,6 +219,11 @@ impl Tensor {
             Storage::BF16(_) => DType::BF16,
             Storage::Gpu(dtype, _) => dtype,
         }
+    }
+
+    /// Bytes of its elements.
+    pub(crate) fn bytes(&self) -> usize {
+        self.dtype().size() * self.shape.len()
     }
 
     /// The device of its memory.
@@ -289,11 +295,7 @@ impl Tensor {
     pub(crate) fn host(&self) -> Result<Host<'_>> {
         match &self.storage {
             Storage::F32(b) => Ok(Host::There(b.as_slice())),
-            Storage::BF16(b) => {
-                let mut out = Buffer::arbitrary(b.as_slice().len())?;
-                element::widen_all(b.as_slice(), out.as_mut_slice());
-                Ok(Host::Widened(out))
-            }
+            Storage::BF16(b) => element::widened_buffer(b.as_slice()).map(Host::Widened),
             Storage::Gpu(..) => unreachable!("an operation of the CPU was given a tensor on {}", self.device()),
         }
     }
@@ -358,6 +360,7 @@ impl Tensor {
         dims[0] = index.len();
         let shape = Shape::new(&dims).check("rows", "index")?;
         fn gather<T: bytemuck::Pod + Send + Sync>(from: &[T], row: usize, index: &[usize]) -> Result<Arc<Buffer<T>>> {
+            let _pass = buffer::copying::<T>(index.len() * row);
             let mut out = Buffer::arbitrary(index.len() * row)?;
             // Short rows are not worth a task of their own.
             let some = (1 << 14) / row.max(1) + 1;
@@ -405,10 +408,8 @@ impl Tensor {
     /// `OutOfMemory`; on a GPU also `Driver`.
     pub fn cast(&self, dtype: DType) -> Result<Self> {
         match (&self.storage, dtype) {
-            (Storage::F32(b), DType::BF16) => {
-                Self::build_bf16(self.shape, |out| element::narrow_all(b.as_slice(), out))
-            }
-            (Storage::BF16(b), DType::F32) => Self::build(self.shape, |out| element::widen_all(b.as_slice(), out)),
+            (Storage::F32(b), DType::BF16) => element::narrowed(self.shape, b.as_slice()),
+            (Storage::BF16(b), DType::F32) => element::widened(self.shape, b.as_slice()),
             (Storage::Gpu(from, _), _) if *from != dtype => cuda::cast(self, dtype),
             _ => Ok(self.clone()),
         }

@@ -23,6 +23,7 @@ pub mod reference;
 
 pub use grad::{Loss, channel_map, map_alignment};
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
@@ -110,6 +111,7 @@ pub fn map_forward(g: &Tensor, f: &Tensor) -> Result<Tensor> {
     p.expect("f", f, g.shape())?;
     match g.place(MAP, &[("f", f)])? {
         Place::Cpu => {
+            let _pass = traffic::pass(MAP, || p.work([2, 0], [0, 1]));
             let (gs, fs) = (g.host()?, f.host()?);
             Tensor::build(p.cells(), |m| cpu::map::forward(&p, &gs, &fs, m))
         }
@@ -127,6 +129,7 @@ pub fn map_backward_f(g: &Tensor, d: &Tensor) -> Result<Tensor> {
     p.expect("d", d, p.cells())?;
     match g.place(MAP, &[("d", d)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("channel_map backward", || p.work([1, 1], [1, 0]));
             let (gs, ds) = (g.host()?, d.host()?);
             Tensor::build(g.shape(), |df| cpu::map::backward_f(&p, &gs, &ds, df))
         }
@@ -144,6 +147,7 @@ pub fn map_backward_g(d: &Tensor, f: &Tensor) -> Result<Tensor> {
     p.expect("d", d, p.cells())?;
     match f.place(MAP, &[("d", d)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("channel_map backward", || p.work([1, 1], [1, 0]));
             let (ds, fs) = (d.host()?, f.host()?);
             Tensor::build(f.shape(), |dg| cpu::map::backward_g(&p, &ds, &fs, dg))
         }
@@ -182,6 +186,13 @@ impl Map {
         self.dims[2] * self.dims[3]
     }
 
+    /// A pass that reads and writes so many arrays of features and of maps, one task a frame.
+    fn work(&self, read: [usize; 2], wrote: [usize; 2]) -> Work {
+        let cells: usize = self.dims.iter().product();
+        let [read, wrote] = [read, wrote].map(|[features, maps]| cells * (features * self.c + maps));
+        Work { tasks: self.dims[0] * self.dims[1], ..Work::wide(read, wrote) }
+    }
+
     fn expect(&self, arg: &'static str, x: &Tensor, shape: Shape) -> Result<()> {
         if x.shape() != shape {
             return Err(Error::shape(MAP, arg, shape, x.shape()));
@@ -198,6 +209,14 @@ struct Grid {
     area: usize,
 }
 
+impl Grid {
+    /// A pass that reads and writes so many maps, one task a sample.
+    fn work(&self, read: usize, wrote: usize) -> Work {
+        let cells = self.n * self.t * self.area;
+        Work { tasks: self.n, ..Work::wide(read * cells, wrote * cells) }
+    }
+}
+
 /// The loss of maps `p` against targets `y`, both `n t h w` of f32: a scalar. Also `[4]`: the means over `n` of `1 -
 /// S_st`, `1 - S_s`, `1 - S_t` without their weights, and of the plain cosine of `p` and `y` over all `t h w`.
 ///
@@ -210,6 +229,7 @@ pub fn forward(p: &Tensor, y: &Tensor, how: &Cosines) -> Result<(Tensor, Tensor)
     let grid = grid(p, &[("y", y)], how)?;
     match p.place(ALIGN, &[("y", y)])? {
         Place::Cpu => {
+            let _pass = traffic::pass(ALIGN, || grid.work(2, 0));
             let [loss, stats @ ..] = cpu::cosines::forward(&grid, &p.host()?, &y.host()?, how);
             Ok((Tensor::scalar(loss), Tensor::from_f32([4], &stats)?))
         }
@@ -226,6 +246,7 @@ pub fn backward(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor) -> Result<Te
     one_number(dy)?;
     match p.place(ALIGN, &[("y", y), ("dy", dy)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("map_alignment backward", || grid.work(2, 1));
             let dy = dy.item()?;
             let (ps, ys) = (p.host()?, y.host()?);
             Tensor::build(p.shape(), |dp| cpu::cosines::backward(&grid, &ps, &ys, how, dy, dp))
@@ -244,6 +265,7 @@ pub fn double_backward(p: &Tensor, y: &Tensor, how: &Cosines, dy: &Tensor, u: &T
     one_number(dy)?;
     match p.place(ALIGN, &[("y", y), ("dy", dy), ("u", u)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("map_alignment backward", || grid.work(3, 1));
             let dy = dy.item()?;
             let (ps, ys, us) = (p.host()?, y.host()?, u.host()?);
             Tensor::build(p.shape(), |out| cpu::cosines::bwd2(&grid, &ps, &ys, how, dy, &us, out))

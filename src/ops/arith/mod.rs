@@ -22,7 +22,9 @@ pub mod reference;
 
 pub use grad::{add, div, mul, scale, sub};
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
+use crate::ops::lanes;
 use crate::shape::Shape;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
@@ -61,11 +63,15 @@ impl Arith {
 pub fn forward(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let out = broadcast_shape(op.name(), a.shape(), b.shape())?;
     match a.place(op.name(), &[("b", b)])? {
-        Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => match a.dtype() {
-            DType::F32 => Tensor::build(out, |y| cpu::alike(op, f32::of(a), f32::of(b), y)),
-            DType::BF16 => Tensor::build_bf16(out, |y| cpu::alike(op, bf16::of(a), bf16::of(b), y)),
-        },
+        Place::Cpu if a.shape() == b.shape() && a.dtype() == b.dtype() => {
+            let _pass = traffic::pass(op.name(), || Work::moves(2 * a.bytes(), a.bytes(), tasks(out)));
+            match a.dtype() {
+                DType::F32 => Tensor::build(out, |y| cpu::alike(op, f32::of(a), f32::of(b), y)),
+                DType::BF16 => Tensor::build_bf16(out, |y| cpu::alike(op, bf16::of(a), bf16::of(b), y)),
+            }
+        }
         Place::Cpu => {
+            let _pass = traffic::pass(op.name(), || Work::wide(a.shape().len() + b.shape().len(), out.len()));
             let (av, bv) = (a.host()?, b.host()?);
             Tensor::build_as(a.dtype(), out, |y| cpu::apply(op, &av, a.shape(), &bv, b.shape(), out, y))
         }
@@ -79,12 +85,19 @@ pub fn forward(op: Arith, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `OutOfMemory`; on a GPU also `Driver`.
 pub fn scale_forward(a: &Tensor, factor: f32) -> Result<Tensor> {
     match a.place("scale", &[])? {
-        Place::Cpu => match a.dtype() {
-            DType::F32 => Tensor::build(a.shape(), |y| cpu::scale(f32::of(a), factor, y)),
-            DType::BF16 => Tensor::build_bf16(a.shape(), |y| cpu::scale(bf16::of(a), factor, y)),
-        },
+        Place::Cpu => {
+            let _pass = traffic::pass("scale", || Work::moves(a.bytes(), a.bytes(), tasks(a.shape())));
+            match a.dtype() {
+                DType::F32 => Tensor::build(a.shape(), |y| cpu::scale(f32::of(a), factor, y)),
+                DType::BF16 => Tensor::build_bf16(a.shape(), |y| cpu::scale(bf16::of(a), factor, y)),
+            }
+        }
         Place::Gpu(gpu) => cuda::scale(gpu, a, factor),
     }
+}
+
+fn tasks(out: Shape) -> usize {
+    out.len().div_ceil(lanes::CHUNK)
 }
 
 /// The common shape of two shapes under broadcasting.

@@ -51,6 +51,7 @@ pub(in crate::ops) use unformed::Unformed;
 
 use rows::Rows;
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::ops::lanes::Stored;
 use crate::shape::Shape;
@@ -189,7 +190,10 @@ fn statistics(
             given.expect("batch_norm", arg, DType::F32)?;
         }
         let inv_std = match place {
-            Place::Cpu => vector(var.host()?.iter().map(|v| 1.0 / (v + eps).sqrt()))?,
+            Place::Cpu => {
+                let _pass = traffic::pass("batch_norm statistics", || Work::wide(rows.c, rows.c));
+                vector(var.host()?.iter().map(|v| 1.0 / (v + eps).sqrt()))?
+            }
             Place::Gpu(gpu) => cuda::inv_std(gpu, var, eps)?,
         };
         return Ok((Norm::of(false, [mean.clone(), inv_std], [gamma, beta])?, None));
@@ -277,6 +281,8 @@ fn backward_as<T: Stored>(
     dy: &Tensor,
     sums: Option<&Tensor>,
 ) -> Result<Gradients> {
+    // Gradients of gamma and beta.
+    let _pass = traffic::pass("batch_norm backward", || Work::moves(0, 8 * rows.c, 0));
     let lines = Lines::new(rows, norm)?;
     let result = relu.result().map(|y| y.cast(x.dtype())).transpose()?;
     let mask = match (relu, &result) {
@@ -288,14 +294,23 @@ fn backward_as<T: Stored>(
     let (xs, dys) = (T::of(x), T::of(dy));
     // The gradient of the residual is the masked gradient, so it is written while the sums are taken.
     let (mut sums, masked) = (Vec::new(), !matches!(mask, Mask::None));
+    // A pass reads `x`, `dy` and, for the mask, the result.
+    let arrays = |read, wrote| Work::moves(read * x.bytes(), wrote * x.bytes(), cpu::tasks(rows));
+    let marks = usize::from(matches!(mask, Mask::Result(_)));
     let dresidual = match residual {
         false => None,
-        true if masked => Some(T::build(dy.shape(), |dr| sums = cpu::grad_sums(&lines, xs, dys, mask, Some(dr)))?),
+        true if masked => {
+            traffic::more(|| arrays(2 + marks, 1));
+            Some(T::build(dy.shape(), |dr| sums = cpu::grad_sums(&lines, xs, dys, mask, Some(dr)))?)
+        }
         true => Some(dy.clone()),
     };
     let sums = match taken {
         Some(taken) => taken,
-        None if sums.is_empty() => cpu::grad_sums(&lines, xs, dys, mask, None),
+        None if sums.is_empty() => {
+            traffic::more(|| arrays(2 + marks, 0));
+            cpu::grad_sums(&lines, xs, dys, mask, None)
+        }
         None => sums,
     };
     let (dz, mask) = match &dresidual {
@@ -305,6 +320,7 @@ fn backward_as<T: Stored>(
     // Of all peers for the gradient through the statistics; gradients of gamma and beta are of this one's rows.
     let of_all = norm.peers().map(|peers| cpu::sums_over(peers, &sums)).transpose()?;
     let slopes = cpu::Slopes::new(rows, norm, of_all.as_ref().unwrap_or(&sums))?;
+    traffic::more(|| arrays(2 + if dresidual.is_some() { 0 } else { marks }, 1));
     let dx = T::build(x.shape(), |dx| cpu::grad_x(&lines, &slopes, xs, dz, mask, dx))?;
     let (dgamma, dbeta) = cpu::grad_affine(norm, &sums)?;
     Ok(Gradients { dx, dgamma: vector(dgamma.into_iter())?, dbeta: vector(dbeta.into_iter())?, dresidual })

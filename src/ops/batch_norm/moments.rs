@@ -1,6 +1,7 @@
 //! Sums over a batch, from which its statistics are formed.
 
 use super::{Peers, Rows, check_eps, cpu, cuda, expect_channels, rows, vector};
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::ops::ema;
 use crate::tensor::{DType, Element, Place, Tensor};
@@ -72,10 +73,15 @@ impl Moments {
         let rows = Rows::new(x.shape(), parts)?;
         let (span, sums) = match x.place("batch_norm", &[])? {
             Place::Gpu(gpu) => cuda::chunk_sums(gpu, &rows, x)?,
-            Place::Cpu => match x.dtype() {
-                DType::F32 => cpu::chunk_sums(&rows, f32::of(x))?,
-                DType::BF16 => cpu::chunk_sums(&rows, bf16::of(x))?,
-            },
+            Place::Cpu => {
+                let _pass = traffic::pass("batch_norm sums", || {
+                    Work::moves(x.bytes(), 4 * cpu::chunk_sums_len(&rows), cpu::tasks(&rows))
+                });
+                match x.dtype() {
+                    DType::F32 => cpu::chunk_sums(&rows, f32::of(x))?,
+                    DType::BF16 => cpu::chunk_sums(&rows, bf16::of(x))?,
+                }
+            }
         };
         Ok(Moments { parts, c: rows.c, sums: Sums::Chunked { rows, span, sums } })
     }
@@ -175,6 +181,9 @@ impl Moments {
             let formed = cuda::merge(gpu, &all, &peers.gather(&own)?, None, rows.rows, eps, running)?;
             return Ok(Statistics { rows, peers: Some(peers.clone()), ..formed });
         }
+        // From the sums, four numbers for each channel.
+        let numbers = || Work::wide(sums.shape().len(), 2 * rows.parts * rows.c + 2 * rows.c);
+        let _pass = traffic::pass("batch_norm statistics", numbers);
         let merged = match shift {
             Some(shift) => cpu::from_sums(&rows, &shift.host()?, &rows::over_tiles(&sums)?),
             None => cpu::merge_chunks(&rows, &sums.host()?),

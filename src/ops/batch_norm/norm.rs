@@ -1,6 +1,7 @@
 //! A normalisation whose statistics are known.
 
-use super::{Lines, Peers, Rows, Signs, cuda};
+use super::{Lines, Peers, Rows, Signs, cpu, cuda};
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::ops::lanes::Stored;
 use crate::shape::Shape;
@@ -152,6 +153,8 @@ impl Norm {
         match x.place("batch_norm", &others)? {
             Place::Gpu(gpu) => cuda::apply(gpu, &rows, x, self, residual.as_ref(), relu, keep),
             Place::Cpu => {
+                let read = x.bytes() + residual.as_ref().map_or(0, Tensor::bytes);
+                let _pass = traffic::pass("batch_norm normalise", || Work::moves(read, x.bytes(), cpu::tasks(&rows)));
                 let (lines, residual) = (Lines::new(&rows, self)?, residual.as_ref());
                 let y = match x.dtype() {
                     DType::F32 => apply_as::<f32>(&lines, x, residual, relu),

@@ -18,6 +18,7 @@ pub mod reference;
 pub(crate) use grad::cross_entropy_of;
 pub use grad::{cross_entropy, softmax};
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::tensor::{Integers, Place, Tensor};
 
@@ -29,6 +30,7 @@ pub fn softmax_forward(x: &Tensor) -> Result<Tensor> {
     let [_, c] = x.shape().matrix("softmax", "x")?;
     match x.place("softmax", &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass("softmax", || Work::wide(x.shape().len(), x.shape().len()));
             let xs = x.host()?;
             Tensor::build_as(x.dtype(), x.shape(), |p| cpu::softmax(&xs, c, p))
         }
@@ -52,7 +54,10 @@ pub fn forward(logits: &Tensor, labels: &[usize]) -> Result<f32> {
 fn loss_of(logits: &Tensor, labels: &Integers) -> Result<Tensor> {
     let c = check(logits, labels)?;
     match logits.place("cross_entropy", &[])? {
-        Place::Cpu => Ok(Tensor::scalar(cpu::loss(&logits.host()?, c, labels.values()))),
+        Place::Cpu => {
+            let _pass = traffic::pass("cross_entropy", || Work::wide(logits.shape().len(), 0));
+            Ok(Tensor::scalar(cpu::loss(&logits.host()?, c, labels.values())))
+        }
         Place::Gpu(gpu) => cuda::loss(gpu, logits, labels),
     }
 }
@@ -76,6 +81,8 @@ fn backward_by(logits: &Tensor, labels: &Integers, dy: &Tensor) -> Result<Tensor
     }
     match logits.place("cross_entropy", &[("dy", dy)])? {
         Place::Cpu => {
+            let numbers = logits.shape().len();
+            let _pass = traffic::pass("cross_entropy backward", || Work::wide(numbers, numbers));
             let dy = dy.item()?;
             let all = logits.host()?;
             let fill = |dx: &mut [f32]| cpu::backward(&all, c, labels.values(), dy, dx);

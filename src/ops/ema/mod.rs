@@ -15,6 +15,7 @@ pub(super) mod cuda;
 #[cfg(any(test, feature = "testing"))]
 pub mod reference;
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::ops::sgd;
 use crate::tensor::{DType, Place, Tensor};
@@ -59,7 +60,10 @@ pub(in crate::ops) fn blend(key: &mut Tensor, query: &Tensor, keep: f32, fresh: 
         Place::Gpu(gpu) => Some(gpu.clone()),
     };
     match on_gpu {
-        None => cpu::blend(key.f32_mut()?, query.f32()?, keep, fresh),
+        None => {
+            let _pass = traffic::pass("ema", || Work::wide(2 * query.shape().len(), query.shape().len()));
+            cpu::blend(key.f32_mut()?, query.f32()?, keep, fresh);
+        }
         Some(gpu) => cuda::blend(&gpu, key, query, keep, fresh)?,
     }
     Ok(())

@@ -29,9 +29,7 @@ struct Part {
 /// The scores and, in `dq [n d]`, the gradient of the mean loss.
 pub(super) fn sweep(p: &Problem<'_>, q: &[f32], k: &[f32], queue: &Tensor, dq: Option<&mut [f32]>) -> Scores {
     let panels = panels(p, q);
-    let [least, most] = PARTS;
-    let parts = ((1 << 20) / size_of_val(&panels[..])).clamp(least, most);
-    let share = p.m.div_ceil(KEYS).div_ceil(parts) * KEYS;
+    let share = share(p);
     let gradient = dq.is_some();
     let parts: Vec<Part> = (0..p.m.div_ceil(share))
         .into_par_iter()
@@ -39,6 +37,19 @@ pub(super) fn sweep(p: &Problem<'_>, q: &[f32], k: &[f32], queue: &Tensor, dq: O
         .collect();
     drop(panels);
     join(p, q, k, &parts, dq)
+}
+
+/// Keys per task.
+fn share(p: &Problem<'_>) -> usize {
+    let [least, most] = PARTS;
+    let panels = p.n.div_ceil(LANES) * p.d * size_of::<Row>();
+    let parts = ((1 << 20) / panels).clamp(least, most);
+    p.m.div_ceil(KEYS).div_ceil(parts) * KEYS
+}
+
+/// The number of tasks.
+pub(super) fn tasks(p: &Problem<'_>) -> usize {
+    p.m.div_ceil(share(p))
 }
 
 /// The queries divided by `tau`, transposed: `d` rows for each panel. Lanes without a query are 0.

@@ -1,6 +1,6 @@
 //! InfoNCE on the tape.
 
-use super::{Mask, Owners, Term, sweep};
+use super::{Mask, Owners, Term, making_operands, sweep};
 use crate::error::{ErrorKind, Result};
 use crate::ops::{add, cast, matmul, mul, reshape, scale, softmax, sub};
 use crate::shape::Shape;
@@ -69,6 +69,8 @@ impl InfoNce {
         let [n, d] = self.q.shape().matrix("infonce", "q")?;
         let [m, _] = self.queue.shape().matrix("infonce", "queue")?;
         let (own, others) = (self.k.host()?, self.queue.host()?);
+        // The keys, and what is added to and subtracted from the logits.
+        let made = making_operands([n, m, d]);
         let keys = Tensor::build([n + m, d], |all| {
             all[..n * d].copy_from_slice(&own);
             all[n * d..].copy_from_slice(&others);
@@ -88,6 +90,7 @@ impl InfoNce {
             rows.fill(0.0);
             (0..n).for_each(|i| rows[i * (n + m) + i] = 1.0);
         })?);
+        drop(made);
         let keys = Var::constant(keys);
         let q = cast(t, &self.q, DType::F32)?;
         let logits = scale(t, &matmul(t, &q, &keys, false, true)?, 1.0 / self.tau)?;

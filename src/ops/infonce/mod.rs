@@ -51,6 +51,7 @@ pub use cuda::{Layout, Pointers, TERMS, launch};
 pub use cuda::{Plan, Sort, launch_planned};
 pub use grad::{Loss, infonce, infonce_masked, infonce_terms};
 
+use crate::cpu::traffic::{self, Work};
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
@@ -207,6 +208,12 @@ pub fn sweep(terms: &[Term<'_>], queue: &Tensor, owners: Owners<'_>, tau: f32, g
 }
 
 fn on_cpu(p: &Problem<'_>, term: &Term<'_>, queue: &Tensor, gradient: bool) -> Result<Swept> {
+    let _pass = traffic::pass("infonce", || {
+        // The logits and, for the gradient, the keys weighted by them.
+        let flops = 2 * (p.n * p.m * p.d) as u64 * if gradient { 2 } else { 1 };
+        let wrote = 4 * (if gradient { p.n * p.d } else { 0 } + 2);
+        Work { flops, read: 2 * 4 * p.n * p.d + queue.bytes(), wrote, tasks: cpu::tasks(p) }
+    });
     let mut scores = Scores { loss: 0.0, positive: 0.0, accuracy: 0.0 };
     let (q, k) = (term.q.host()?, term.k.host()?);
     let mut sweep = |dq: Option<&mut [f32]>| scores = cpu::sweep(p, &q, &k, queue, dq);
@@ -216,6 +223,11 @@ fn on_cpu(p: &Problem<'_>, term: &Term<'_>, queue: &Tensor, gradient: bool) -> R
     }
     let stats = Tensor::build([2], |s| s.copy_from_slice(&[scores.positive, scores.accuracy]))?;
     Ok(Swept { loss: Tensor::scalar(scores.loss), stats, dq })
+}
+
+/// A pass that makes what the gradient in recorded operations needs: all keys, and two arrays of the extents of the logits.
+fn making_operands([n, m, d]: [usize; 3]) -> traffic::Pass {
+    traffic::pass("infonce operands", || Work::wide((n + m) * d, (n + m) * (d + 2 * n)))
 }
 
 fn on_gpu(

@@ -20,6 +20,7 @@ pub mod reference;
 
 pub use grad::l2_norm;
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::tensor::{Place, Tensor};
 
@@ -34,6 +35,7 @@ pub fn forward(x: &Tensor) -> Result<Tensor> {
     let [_, d] = x.shape().matrix("l2_norm", "x")?;
     match x.place("l2_norm", &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass("l2_norm", || Work::wide(x.shape().len(), x.shape().len()));
             let xs = x.host()?;
             Tensor::build_as(x.dtype(), x.shape(), |y| cpu::forward(&xs, d, y))
         }
@@ -52,6 +54,7 @@ pub fn backward(x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     }
     match x.place("l2_norm", &[("dy", dy)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("l2_norm backward", || Work::wide(2 * x.shape().len(), x.shape().len()));
             let (xs, dys) = (x.host()?, dy.host()?);
             Tensor::build_as(x.dtype(), x.shape(), |dx| cpu::backward(&xs, &dys, d, dx))
         }
@@ -65,6 +68,7 @@ fn split(x: &Tensor) -> Result<(Tensor, Tensor)> {
     let [n, d] = x.shape().matrix("l2_norm", "x")?;
     match x.place("l2_norm", &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass("l2_norm lengths", || Work::wide(x.shape().len(), 2 * n));
             let (mut unit, mut floor) = (vec![0.0; n], vec![EPS; n]);
             for (i, row) in x.host()?.chunks_exact(d.max(1)).enumerate() {
                 if cpu::longer_than_eps(row) {

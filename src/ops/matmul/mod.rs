@@ -22,6 +22,7 @@ pub mod reference;
 pub use grad::matmul;
 pub(crate) use grad::matmul_as;
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 use crate::tensor::{DType, Place, Tensor};
@@ -43,6 +44,7 @@ pub fn forward_as(dtype: DType, a: &Tensor, b: &Tensor, ta: bool, tb: bool) -> R
     let [m, k, n] = extents(a, b, ta, tb)?;
     match a.place("matmul", &[("b", b)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("matmul", || work([m, k, n]));
             let (av, bv) = (a.host()?, b.host()?);
             Tensor::build_as(dtype, [m, n], |y| {
                 y.fill(0.0);
@@ -58,6 +60,7 @@ pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tens
     let [m, k, n] = extents(a, b, false, true)?;
     match a.place("matmul", &[("b", b), ("bias", bias)])? {
         Place::Cpu => {
+            let _pass = traffic::pass("matmul", || work([m, k, n]));
             let (av, bv, bias) = (a.host()?, b.host()?, bias.host()?);
             Tensor::build_as(a.dtype(), [m, n], |y| {
                 y.chunks_exact_mut(n.max(1)).for_each(|row| row.copy_from_slice(&bias));
@@ -66,6 +69,12 @@ pub(super) fn apply_biased(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tens
         }
         Place::Gpu(gpu) => cuda::apply_biased(gpu, [m, k, n], a, b, bias),
     }
+}
+
+/// The product is added to what the result is filled with first.
+fn work([m, k, n]: [usize; 3]) -> Work {
+    let moves = Work::wide(m * k + k * n + m * n, 2 * m * n);
+    Work { flops: 2 * (m * k * n) as u64, tasks: 1, ..moves }
 }
 
 /// `m k n` of the product, with all checks.

@@ -10,6 +10,11 @@ use std::ops::Range;
 /// Rows are combined into tasks of about this many elements.
 const TASK: usize = 1 << 13;
 
+/// Rows of so many elements in a task.
+pub(super) fn rows_per_task(row: usize) -> usize {
+    (TASK / row.max(1)).max(1)
+}
+
 /// The computation of one row `w c` of an output.
 trait Rows<T>: Sync {
     /// # Safety
@@ -41,7 +46,7 @@ fn for_rows<T: Stored>(out: &mut [T], [t, h, w]: [usize; 3], c: usize, f: impl R
     if out.is_empty() {
         return;
     }
-    let rows = (TASK / row).max(1);
+    let rows = rows_per_task(row);
     out.par_chunks_mut(rows * row).enumerate().for_each(|(task, chunk)| {
         lanes::run(Task { rows: chunk.chunks_exact_mut(row), first: task * rows, extents: [t, h], f: &f });
     });
@@ -382,7 +387,7 @@ pub(super) fn global_back<T: Stored>(dy: &[T], places: usize, c: usize, dx: &mut
     let mut shares = dy.to_vec();
     lanes::run(Share { dy, share: &mut shares, places });
     // Rows per task, which may belong to two samples.
-    let rows = (TASK / c).max(1);
+    let rows = rows_per_task(c);
     dx.par_chunks_mut(rows * c).enumerate().for_each(|(task, dx)| {
         for (i, dx) in dx.chunks_exact_mut(c).enumerate() {
             dx.copy_from_slice(&shares[(task * rows + i) / places * c..][..c]);

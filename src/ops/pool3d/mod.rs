@@ -29,6 +29,7 @@ pub mod reference;
 
 pub use grad::{avg_pool, global_avg_pool, max_pool};
 
+use crate::cpu::traffic::{self, Work};
 use crate::driver::{Gpu, Memory};
 use crate::error::{Error, Result};
 use crate::shape::{Shape, Window};
@@ -90,6 +91,16 @@ impl Pool {
     pub fn out_shape(&self) -> Shape {
         let [t, h, w] = self.out;
         Shape::from([self.n, t, h, w, self.c])
+    }
+
+    /// A pass from an array of one shape to one of another; it reads and writes so many arrays of positions of maxima.
+    fn pass(&self, kind: &'static str, dtype: DType, [from, to]: [Shape; 2], places: [usize; 2]) -> traffic::Pass {
+        traffic::pass(kind, || {
+            let [read, wrote] = places.map(|n| 4 * n * self.out_shape().len());
+            let row: usize = to.dims()[3..].iter().product();
+            let tasks = (to.len() / row.max(1)).div_ceil(cpu::rows_per_task(row));
+            Work::moves(dtype.size() * from.len() + read, dtype.size() * to.len() + wrote, tasks)
+        })
     }
 
     fn expect(&self, op: &'static str, arg: &'static str, want: Shape, got: &Tensor) -> Result<()> {
@@ -165,6 +176,7 @@ pub fn max_forward(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<(T
     let pool = Pool::new("max_pool", x.shape(), kernel, window)?;
     let (y, at) = match x.place("max_pool", &[])? {
         Place::Cpu => {
+            let _pass = pool.pass("max_pool", x.dtype(), [pool.in_shape(), pool.out_shape()], [0, 1]);
             let mut at = Buffer::<u32>::arbitrary(pool.out_shape().len())?;
             let y = match x.dtype() {
                 DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::max(&pool, f32::of(x), y, at.as_mut_slice())),
@@ -190,10 +202,13 @@ pub fn max_backward(dy: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("max_backward", "dy", p.out_shape(), dy)?;
     match choice.place("max_backward", "dy", dy)? {
-        At::Cpu(at) => match dy.dtype() {
-            DType::F32 => Tensor::build(p.in_shape(), |dx| cpu::unpool(p, f32::of(dy), at, dx)),
-            DType::BF16 => Tensor::build_bf16(p.in_shape(), |dx| cpu::unpool(p, bf16::of(dy), at, dx)),
-        },
+        At::Cpu(at) => {
+            let _pass = p.pass("max_pool backward", dy.dtype(), [p.out_shape(), p.in_shape()], [1, 0]);
+            match dy.dtype() {
+                DType::F32 => Tensor::build(p.in_shape(), |dx| cpu::unpool(p, f32::of(dy), at, dx)),
+                DType::BF16 => Tensor::build_bf16(p.in_shape(), |dx| cpu::unpool(p, bf16::of(dy), at, dx)),
+            }
+        }
         At::Gpu(gpu, at) => cuda::unpool(gpu, p, dy, at),
     }
 }
@@ -206,10 +221,13 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
     let p = &choice.pool;
     p.expect("gather", "x", p.in_shape(), x)?;
     match choice.place("gather", "x", x)? {
-        At::Cpu(at) => match x.dtype() {
-            DType::F32 => Tensor::build(p.out_shape(), |y| cpu::gather(p, f32::of(x), at, y)),
-            DType::BF16 => Tensor::build_bf16(p.out_shape(), |y| cpu::gather(p, bf16::of(x), at, y)),
-        },
+        At::Cpu(at) => {
+            let _pass = p.pass("max_pool gather", x.dtype(), [p.out_shape(), p.out_shape()], [1, 0]);
+            match x.dtype() {
+                DType::F32 => Tensor::build(p.out_shape(), |y| cpu::gather(p, f32::of(x), at, y)),
+                DType::BF16 => Tensor::build_bf16(p.out_shape(), |y| cpu::gather(p, bf16::of(x), at, y)),
+            }
+        }
         At::Gpu(gpu, at) => cuda::gather(gpu, p, x, at),
     }
 }
@@ -221,10 +239,13 @@ pub fn gather(x: &Tensor, choice: &Choice) -> Result<Tensor> {
 pub fn avg_forward(x: &Tensor, kernel: [usize; 3], window: &Window) -> Result<Tensor> {
     let pool = Pool::new("avg_pool", x.shape(), kernel, window)?;
     match x.place("avg_pool", &[])? {
-        Place::Cpu => match x.dtype() {
-            DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::avg(&pool, f32::of(x), y)),
-            DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::avg(&pool, bf16::of(x), y)),
-        },
+        Place::Cpu => {
+            let _pass = pool.pass("avg_pool", x.dtype(), [pool.in_shape(), pool.out_shape()], [0, 0]);
+            match x.dtype() {
+                DType::F32 => Tensor::build(pool.out_shape(), |y| cpu::avg(&pool, f32::of(x), y)),
+                DType::BF16 => Tensor::build_bf16(pool.out_shape(), |y| cpu::avg(&pool, bf16::of(x), y)),
+            }
+        }
         Place::Gpu(gpu) => cuda::avg(gpu, &pool, x),
     }
 }
@@ -238,10 +259,13 @@ pub fn avg_backward(dy: &Tensor, x_shape: Shape, kernel: [usize; 3], window: &Wi
     let pool = Pool::new("avg_pool", x_shape, kernel, window)?;
     pool.expect("avg_pool", "dy", pool.out_shape(), dy)?;
     match dy.place("avg_pool", &[])? {
-        Place::Cpu => match dy.dtype() {
-            DType::F32 => Tensor::build(x_shape, |dx| cpu::avg_back(&pool, f32::of(dy), dx)),
-            DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::avg_back(&pool, bf16::of(dy), dx)),
-        },
+        Place::Cpu => {
+            let _pass = pool.pass("avg_pool backward", dy.dtype(), [pool.out_shape(), pool.in_shape()], [0, 0]);
+            match dy.dtype() {
+                DType::F32 => Tensor::build(x_shape, |dx| cpu::avg_back(&pool, f32::of(dy), dx)),
+                DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::avg_back(&pool, bf16::of(dy), dx)),
+            }
+        }
         Place::Gpu(gpu) => cuda::avg_back(gpu, &pool, dy),
     }
 }
@@ -256,10 +280,13 @@ pub fn global_forward(x: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("global_avg_pool", "x", "n t h w c with something to average", x.shape()));
     }
     match x.place("global_avg_pool", &[])? {
-        Place::Cpu => match x.dtype() {
-            DType::F32 => Tensor::build([n, c], |y| cpu::global(f32::of(x), t * h * w, c, y)),
-            DType::BF16 => Tensor::build_bf16([n, c].into(), |y| cpu::global(bf16::of(x), t * h * w, c, y)),
-        },
+        Place::Cpu => {
+            let _pass = traffic::pass("global_avg_pool", || Work::moves(x.bytes(), x.dtype().size() * n * c, n));
+            match x.dtype() {
+                DType::F32 => Tensor::build([n, c], |y| cpu::global(f32::of(x), t * h * w, c, y)),
+                DType::BF16 => Tensor::build_bf16([n, c].into(), |y| cpu::global(bf16::of(x), t * h * w, c, y)),
+            }
+        }
         Place::Gpu(gpu) => cuda::global(gpu, x, [n, t * h * w, c]),
     }
 }
@@ -274,10 +301,16 @@ pub fn global_backward(dy: &Tensor, x_shape: Shape) -> Result<Tensor> {
         return Err(Error::shape("global_avg_pool", "dy", Shape::from([n, c]), dy.shape()));
     }
     match dy.place("global_avg_pool", &[])? {
-        Place::Cpu => match dy.dtype() {
-            DType::F32 => Tensor::build(x_shape, |dx| cpu::global_back(f32::of(dy), t * h * w, c, dx)),
-            DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::global_back(bf16::of(dy), t * h * w, c, dx)),
-        },
+        Place::Cpu => {
+            let tasks = || (n * t * h * w).div_ceil(cpu::rows_per_task(c));
+            let _pass = traffic::pass("global_avg_pool backward", || {
+                Work::moves(dy.bytes(), dy.dtype().size() * x_shape.len(), tasks())
+            });
+            match dy.dtype() {
+                DType::F32 => Tensor::build(x_shape, |dx| cpu::global_back(f32::of(dy), t * h * w, c, dx)),
+                DType::BF16 => Tensor::build_bf16(x_shape, |dx| cpu::global_back(bf16::of(dy), t * h * w, c, dx)),
+            }
+        }
         Place::Gpu(gpu) => cuda::global_back(gpu, dy, x_shape, t * h * w),
     }
 }

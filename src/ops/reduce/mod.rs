@@ -25,7 +25,9 @@ pub mod reference;
 
 pub use grad::{broadcast_to, mean, sum, sum_to};
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
+use crate::ops::lanes;
 use crate::shape::Shape;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
@@ -41,6 +43,7 @@ pub fn sum_to_forward(a: &Tensor, shape: Shape) -> Result<Tensor> {
     }
     match a.place("sum_to", &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass("sum_to", || Work::wide(a.shape().len(), shape.len()));
             let all = a.host()?;
             Tensor::build_as(a.dtype(), shape, |y| cpu::sum_to(&all, a.shape(), shape, y))
         }
@@ -59,12 +62,16 @@ pub fn in_order(x: &Tensor, dtype: DType) -> Result<Tensor> {
         _ => return Err(Error::shape("in_order", "x", "rows, at least one", x.shape())),
     };
     match x.place("in_order", &[])? {
-        Place::Cpu => match (x.dtype(), dtype) {
-            (DType::F32, DType::F32) => Tensor::build(shape, |y| cpu::in_order(f32::of(x), rows, y)),
-            (DType::F32, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(f32::of(x), rows, y)),
-            (DType::BF16, DType::F32) => Tensor::build(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
-            (DType::BF16, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
-        },
+        Place::Cpu => {
+            let tasks = || shape.len().div_ceil(lanes::CHUNK);
+            let _pass = traffic::pass("in_order", || Work::moves(x.bytes(), dtype.size() * shape.len(), tasks()));
+            match (x.dtype(), dtype) {
+                (DType::F32, DType::F32) => Tensor::build(shape, |y| cpu::in_order(f32::of(x), rows, y)),
+                (DType::F32, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(f32::of(x), rows, y)),
+                (DType::BF16, DType::F32) => Tensor::build(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
+                (DType::BF16, DType::BF16) => Tensor::build_bf16(shape, |y| cpu::in_order(bf16::of(x), rows, y)),
+            }
+        }
         Place::Gpu(gpu) => cuda::in_order(gpu, x, dtype, shape),
     }
 }
@@ -81,6 +88,7 @@ pub fn broadcast_to_forward(a: &Tensor, shape: Shape) -> Result<Tensor> {
     }
     match a.place("broadcast_to", &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass("broadcast_to", || Work::wide(a.shape().len(), shape.len()));
             let all = a.host()?;
             Tensor::build_as(a.dtype(), shape, |y| cpu::broadcast_to(&all, a.shape(), shape, y))
         }

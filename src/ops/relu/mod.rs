@@ -21,7 +21,9 @@ pub mod reference;
 pub(crate) use grad::mask;
 pub use grad::relu;
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::{Error, Result};
+use crate::ops::lanes;
 use crate::tensor::{DType, Element, Place, Tensor};
 use half::bf16;
 
@@ -31,10 +33,14 @@ use half::bf16;
 /// `OutOfMemory`; on a GPU also `Driver`.
 pub fn forward(x: &Tensor) -> Result<Tensor> {
     match x.place("relu", &[])? {
-        Place::Cpu => match x.dtype() {
-            DType::F32 => Tensor::build(x.shape(), |y| cpu::relu(f32::of(x), y)),
-            DType::BF16 => Tensor::build_bf16(x.shape(), |y| cpu::relu(bf16::of(x), y)),
-        },
+        Place::Cpu => {
+            let tasks = || x.shape().len().div_ceil(lanes::CHUNK);
+            let _pass = traffic::pass("relu", || Work::moves(x.bytes(), x.bytes(), tasks()));
+            match x.dtype() {
+                DType::F32 => Tensor::build(x.shape(), |y| cpu::relu(f32::of(x), y)),
+                DType::BF16 => Tensor::build_bf16(x.shape(), |y| cpu::relu(bf16::of(x), y)),
+            }
+        }
         Place::Gpu(gpu) => cuda::relu(gpu, x),
     }
 }
@@ -49,6 +55,8 @@ pub fn backward(dy: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
     match dy.place("relu", &[("y", y)])? {
         Place::Cpu => {
+            let tasks = || y.shape().len().div_ceil(lanes::CHUNK);
+            let _pass = traffic::pass("relu backward", || Work::moves(2 * dy.bytes(), dy.bytes(), tasks()));
             let y = y.cast(dy.dtype())?;
             match dy.dtype() {
                 DType::F32 => Tensor::build(dy.shape(), |dx| cpu::mask(f32::of(dy), f32::of(&y), dx)),

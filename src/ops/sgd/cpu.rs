@@ -2,6 +2,7 @@
 //! are independent.
 
 use super::Sgd;
+use crate::cpu::traffic::{self, Work};
 use crate::ops::lanes::{self, Lanes, Vectorized, each};
 use half::bf16;
 use rayon::prelude::*;
@@ -38,6 +39,24 @@ impl<'a> Arrays<'a> {
             Weights::Fixed(w) => w.len(),
             Weights::Trained(w, ..) => w.len(),
         }
+    }
+
+    /// Bytes read and written of the weights, with gradient and velocity if they are trained.
+    fn of_weights(&self) -> [usize; 2] {
+        match self.w {
+            Weights::Fixed(_) => [4, 0],
+            Weights::Trained(..) => [12, 8],
+        }
+        .map(|bytes| bytes * self.len())
+    }
+
+    fn read(&self) -> usize {
+        self.of_weights()[0] + self.key.as_ref().map_or(0, |key| size_of_val(&key[..]))
+    }
+
+    fn wrote(&self) -> usize {
+        let halves = [&self.half, &self.key_half].into_iter().flatten().map(|half| size_of_val(&half[..]));
+        self.of_weights()[1] + self.key.as_ref().map_or(0, |key| size_of_val(&key[..])) + halves.sum::<usize>()
     }
 
     /// Divides the arrays into parts of at most [`CHUNK`] elements.
@@ -79,6 +98,10 @@ impl Constants {
 pub(super) fn all<'a>(constants: Constants, tensors: impl Iterator<Item = Arrays<'a>>) {
     let mut parts = Vec::new();
     tensors.for_each(|tensor| tensor.cut(&mut parts));
+    let _pass = traffic::pass("sgd", || {
+        let [read, wrote] = parts.iter().fold([0; 2], |[r, w], part| [r + part.read(), w + part.wrote()]);
+        Work::moves(read, wrote, parts.len())
+    });
     parts.into_par_iter().for_each(|arrays| lanes::run(Part { constants, arrays }));
 }
 

@@ -16,6 +16,7 @@ pub mod reference;
 
 pub use grad::{exp, ln, recip, sqrt};
 
+use crate::cpu::traffic::{self, Work};
 use crate::error::Result;
 use crate::tensor::{Place, Tensor};
 
@@ -53,6 +54,7 @@ impl Unary {
 pub fn forward(f: Unary, x: &Tensor) -> Result<Tensor> {
     match x.place(f.name(), &[])? {
         Place::Cpu => {
+            let _pass = traffic::pass(f.name(), || Work::wide(x.shape().len(), x.shape().len()));
             let xs = x.host()?;
             Tensor::build_as(x.dtype(), x.shape(), |y| cpu::apply(f, &xs, y))
         }

@@ -21,3 +21,4 @@ pub mod saliency;
 pub mod sgd_probe;
 pub mod svm;
 pub mod synthetic;
+pub mod traffic;

@@ -11,6 +11,7 @@ pub mod model;
 pub mod mpi;
 mod nightly;
 pub mod pack_trial;
+pub mod profile;
 mod programs;
 pub mod protocol;
 pub mod ranks;

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use xtask::device::{self, Formatted, INSTALL, Tools, kernels};
 use xtask::{
-    ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, protocol, ranks, redraw, sanitize, tidy, transfer,
-    versus,
+    ablation, bundle, chaos, fuzz, maclr, model, mpi, pack_trial, profile, protocol, ranks, redraw, sanitize, tidy,
+    transfer, versus,
 };
 
 const USAGE: &str = "usage: cargo xtask <command>
@@ -48,6 +48,11 @@ const USAGE: &str = "usage: cargo xtask <command>
                     more during it), --tries N (3: after so many it has no ratio), --processor-time (for a busy machine),
                     --python PATH (python3), --before BINARY (another commit's `versus` bench instead of PyTorch),
                     --scirs2 (TV-L1 of the crate scirs2-vision instead, which is built first), --json FILE, --record FILE
+  profile NET [OPTION..]
+                    where a training step of r2plus1d_18, slow_r50, cvrl_r3d50, p3d_a50 or r3d_18 on the CPU spends its time: what
+                    each kind of pass multiplies, reads and writes (counted), its time, and the bytes by degree of fusion
+                    --precision P (f32, fma, bf16x3, bf16x6, bf16), --clips N (2), --steps N (5, the fastest counts),
+                    --threads N (2), --json FILE
   versus-maclr DATA DIR [OPTION..]
                     MaCLR's training on DATA (gestures) and PyTorch's of the same recipe by turns, from empty caches in DIR:
                     --precision P (f32; repeatable: fma, bf16x3, bf16x6, bf16), --epochs N (4), --rounds N (3), --threads N (2),
@@ -113,6 +118,10 @@ fn main() -> ExitCode {
         },
         Some(("versus", options)) => match versus::Options::parse(options) {
             Ok(options) => versus::run(root, &options).map(|()| ExitCode::SUCCESS),
+            Err(error) => return refused(&error.to_string()),
+        },
+        Some(("profile", args)) => match profile::Options::parse(args) {
+            Ok(options) => profile::run(root, &options).map(|()| ExitCode::SUCCESS),
             Err(error) => return refused(&error.to_string()),
         },
         Some(("versus-maclr", args)) => match maclr::Options::parse(args) {

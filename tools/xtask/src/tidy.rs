@@ -32,6 +32,7 @@ const OTHER_BENCHES: &[(&str, &str)] = &[
     ("gpu", "every operation on a GPU"),
     ("model", "predicted training steps on a GPU, for `cargo xtask model`"),
     ("mcl_step", "what the alignment loss costs a training step"),
+    ("profile", "where a training step's time goes, for `cargo xtask profile`"),
     ("pack", "the index of a packed folder of ten million videos"),
     ("scaling", "how the cost of a training step grows"),
     ("train_step", "whole training steps"),

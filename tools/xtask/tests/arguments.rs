@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "tidy",
     "ptx",
     "cubins",
@@ -10,6 +10,7 @@ const COMMANDS: [&str; 12] = [
     "ablation",
     "versus",
     "versus-maclr",
+    "profile",
     "model",
     "scaling",
     "bundle",
@@ -50,6 +51,9 @@ fn what_no_command_knows_is_refused_in_one_sentence() {
         vec!["model", "--device", "nope"],
         vec!["scaling", "nope"],
         vec!["model", "--calibrate", "a", "b", "nope"],
+        vec!["profile", "nope"],
+        vec!["profile", "r3d_18", "--nope"],
+        vec!["profile", "r3d_18", "--precision", "nope"],
         vec!["versus", "--drift", "nope"],
         vec!["versus-maclr", ".", "b", "--nope", "1"],
         vec!["versus-maclr", "nope", "b"],

@@ -93,6 +93,16 @@ pub(super) fn from_sums(p: &Rows, shift: &[f32], sums: &[f32]) -> Vec<Merged> {
     shift.iter().cycle().take(p.parts * p.c).enumerate().map(merged).collect()
 }
 
+/// How many tasks a pass over an array is divided into.
+pub(super) fn tasks(p: &Rows) -> usize {
+    p.parts * p.chunks()
+}
+
+/// How many numbers [`chunk_sums`] writes.
+pub(super) fn chunk_sums_len(p: &Rows) -> usize {
+    tasks(p) * 3 * p.c
+}
+
 /// Rows per chunk, and for each chunk the sums of `d = x - s` and of `d²`, in f32, where the shift `s` is the mean of
 /// the chunk's first line: `[parts chunks 3 c]`.
 pub(super) fn chunk_sums<T: Stored>(p: &Rows, x: &[T]) -> Result<(usize, Tensor)> {

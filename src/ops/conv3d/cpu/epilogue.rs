@@ -7,6 +7,7 @@
 
 use super::super::Conv3d;
 use super::loop_nest::{LoopNest, Rows};
+use crate::cpu::traffic::{self, Work as Bytes};
 use crate::error::Result;
 use crate::ops::batch_norm::Moments;
 use crate::ops::batch_norm::lines::{Accumulators, Line, Mask, moments};
@@ -96,11 +97,21 @@ impl<'a, T: Stored> Finish<'a, T> {
         }
     }
 
+    /// Counts what the work on a gradient reads beside it.
+    pub fn count(&self) {
+        if let Work::NormRelu(work) = &self.work {
+            let result = if let Mask::Result(y) = &work.mask { size_of_val(*y) } else { 0 };
+            traffic::more(|| Bytes::moves(size_of_val(work.x) + work.add.map_or(0, size_of_val) + result, 0, 0));
+        }
+    }
+
     /// The same work for results that were written elsewhere: one pass over memory.
     pub fn whole(&mut self, out: &mut [T]) {
         if let Work::None = self.work {
             return;
         }
+        let wrote = if let Work::NormRelu(_) = self.work { size_of_val(out) } else { 0 };
+        traffic::more(|| Bytes::moves(size_of_val(out), wrote, 0));
         let positions = out.len() / self.c.max(1);
         let each = (RANGE / self.c.max(1)).max(1);
         let strips = self.begin(positions.div_ceil(each), out.as_mut_ptr());
@@ -120,6 +131,7 @@ impl<'a, T: Stored> Finish<'a, T> {
 
     /// The sums `[parts 2 c]` of a masked gradient, the second of each pair times `factor [parts c]`.
     pub fn sums(&self, factor: &[f32]) -> Result<Tensor> {
+        let _pass = traffic::pass("batch_norm statistics", || Bytes::moves(0, 0, 1));
         self.pairs(|_, i, [_, dz, dz_dev]| [dz, dz_dev * f64::from(factor[i])])
     }
 
@@ -133,6 +145,7 @@ impl<'a, T: Stored> Finish<'a, T> {
 
     /// A number near each channel's mean: the mean over all parts, `[c]`.
     fn near(&self) -> Result<Tensor> {
+        traffic::more(|| Bytes::moves(0, 4 * self.c, 0));
         let (c, parts) = (self.c, self.parts as f64);
         Tensor::build([c], |out| {
             for (ch, out) in out.iter_mut().enumerate() {
@@ -153,6 +166,7 @@ impl<'a, T: Stored> Finish<'a, T> {
     /// `[parts 2 c]` of `f(channel, part·c + channel, numbers kept)`.
     fn pairs(&self, f: impl Fn(usize, usize, [f64; KEPT]) -> [f64; 2]) -> Result<Tensor> {
         let c = self.c;
+        traffic::more(|| Bytes::moves(0, 8 * self.parts * c, 0));
         Tensor::build([self.parts, 2, c], |out| {
             for i in 0..self.parts * c {
                 let (part, ch) = (i / c, i % c);

@@ -1,6 +1,7 @@
 //! Index arithmetic shared by the passes: which input a tap reads, where that is inside, and where results are written.
 
 use super::super::Conv3d;
+use crate::cpu::traffic::{self, Temporary};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
@@ -231,6 +232,7 @@ fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
 fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
     let row = row.max(1);
     let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad))?;
+    traffic::temporary(Temporary::Layout, size_of_val(x), size_of_val(out.as_slice()));
     let rows = x.par_chunks_exact(row).zip(out.as_mut_slice().par_chunks_exact_mut(row + 2 * pad));
     rows.with_min_len(64).for_each(|(from, to)| {
         to[..pad].fill(0.0);

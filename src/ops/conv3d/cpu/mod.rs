@@ -10,11 +10,10 @@ mod epilogue;
 mod loop_nest;
 mod vector;
 
-use super::Conv3d;
-#[cfg(target_arch = "x86_64")]
-use super::Operator;
 use super::fusion::contract::{Epilogue, Prologue};
+use super::{Conv3d, Operator};
 use crate::cpu::Isa;
+use crate::cpu::traffic::{self, Work};
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::batch_norm::Lines;
@@ -69,6 +68,38 @@ impl Operand for bf16 {
     }
 }
 
+/// The name of a pass in recordings, by the engine: multiply-adds, or tiles with so many terms of a number.
+fn kind(pass: Operator, terms: Option<usize>) -> &'static str {
+    match (pass, terms) {
+        (Operator::Fprop, None) => "conv3d fprop, multiply-adds",
+        (Operator::Fprop, Some(1)) => "conv3d fprop, tiles",
+        (Operator::Fprop, Some(2)) => "conv3d fprop, three products",
+        (Operator::Fprop, Some(_)) => "conv3d fprop, six products",
+        (Operator::Dgrad, None) => "conv3d dgrad, multiply-adds",
+        (Operator::Dgrad, Some(1)) => "conv3d dgrad, tiles",
+        (Operator::Dgrad, Some(2)) => "conv3d dgrad, three products",
+        (Operator::Dgrad, Some(_)) => "conv3d dgrad, six products",
+        (Operator::Wgrad, None) => "conv3d wgrad, multiply-adds",
+        (Operator::Wgrad, Some(1)) => "conv3d wgrad, tiles",
+        (Operator::Wgrad, Some(2)) => "conv3d wgrad, three products",
+        (Operator::Wgrad, Some(_)) => "conv3d wgrad, six products",
+    }
+}
+
+/// Begins a pass. This counts filters read and results written; engines count how often they read activations.
+fn counted(p: &Conv3d, pass: Operator, terms: Option<usize>, dtype: DType) -> traffic::Pass {
+    // The vector engine reads and writes f32.
+    let size = if terms.is_some() { dtype.size() } else { 4 };
+    traffic::pass(kind(pass, terms), || {
+        let [read, wrote] = match pass {
+            Operator::Fprop => [size * p.w_shape().len(), size * p.y_shape().len()],
+            Operator::Dgrad => [size * p.w_shape().len(), size * p.x_shape().len()],
+            Operator::Wgrad => [0, 4 * p.w_shape().len()],
+        };
+        Work { flops: p.flops(), read, wrote, tasks: 0 }
+    })
+}
+
 /// `y` in the data type of `x`, and its moments if requested.
 pub(super) fn fprop(
     isa: Isa,
@@ -97,10 +128,12 @@ fn fprop_as<T: Operand>(
     let mut finish = parts.map_or_else(Finish::none, |parts| Finish::<T>::moments(p, parts));
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Operator::Fprop, [x, w]) {
+        let _pass = counted(p, Operator::Fprop, Some(planes), x.dtype());
         let lines = prologue.lines(x)?;
         let y = amx::fprop(p, planes, Input::new(x, lines.as_ref()), w, &mut finish)?;
         return Ok((y, finish.taken_moments()?));
     }
+    let _pass = counted(p, Operator::Fprop, None, x.dtype());
     let normed = prologue.apply(x)?;
     let (xs, ws) = (normed.as_ref().unwrap_or(x).host()?, w.host()?);
     // Moments are of the rounded result, so they need a pass of their own if rounding comes after.
@@ -127,8 +160,12 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, operands: [&Tensor; 2]) -> Result<Tens
 fn dgrad_as<T: Operand>(isa: Isa, p: &Conv3d, [dy, w]: [&Tensor; 2], finish: &mut Finish<T>) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Operator::Dgrad, [dy, w]) {
+        let _pass = counted(p, Operator::Dgrad, Some(planes), dy.dtype());
+        finish.count();
         return amx::dgrad(p, planes, dy, w, finish);
     }
+    let _pass = counted(p, Operator::Dgrad, None, dy.dtype());
+    finish.count();
     let (dys, ws) = (dy.host()?, w.host()?);
     T::result(p.x_shape(), finish, |dx, finish| vector::dgrad(isa, p, &dys, &ws, dx, finish))
 }
@@ -181,12 +218,14 @@ fn dgrad_norm_relu_as<T: Operand>(
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
     if let Some(parts) = amx::choice::parts(isa, p, Operator::Wgrad, [x, dy]) {
+        let _pass = counted(p, Operator::Wgrad, Some(parts), x.dtype());
         let interleaves = amx::correlate::applies(p, parts);
         let (normed, lines) = if interleaves { (None, prologue.lines(x)?) } else { (prologue.apply(x)?, None) };
         let [x, dy] = [normed.as_ref().unwrap_or(x), dy].map(|operand| Numbers::of(operand, parts));
         // SAFETY: the instructions are available, and the operands were checked to be of `p`.
         return Tensor::try_build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, lines.as_ref(), dy, dw) });
     }
+    let _pass = counted(p, Operator::Wgrad, None, x.dtype());
     let normed = prologue.apply(x)?;
     let (xs, dys) = (normed.as_ref().unwrap_or(x).host()?, dy.host()?);
     Tensor::try_build(p.w_shape(), |dw| vector::wgrad(isa, p, &xs, &dys, dw))

@@ -1,5 +1,6 @@
 //! The types of the fusion contract.
 
+use crate::cpu::traffic::{self, Temporary};
 use crate::error::Result;
 use crate::ops::batch_norm::{Norm, ReluMask, Signs};
 use crate::tensor::Tensor;
@@ -81,7 +82,10 @@ impl Prologue<'_> {
     pub(in crate::ops::conv3d) fn apply(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match self {
             Prologue::None => Ok(None),
-            Prologue::NormRelu(norm) => norm.apply(x, None, true).map(Some),
+            Prologue::NormRelu(norm) => {
+                let _copy = traffic::making("normalised for conv3d", Temporary::Normalised);
+                norm.apply(x, None, true).map(Some)
+            }
         }
     }
 }

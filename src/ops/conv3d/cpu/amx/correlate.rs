@@ -20,6 +20,7 @@ use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave, transpose};
 use super::correlate_tiling::{BLOCK, STRETCH, Tiling, phase_rows};
 use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles};
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
 use crate::tensor::Buffer;
@@ -56,6 +57,14 @@ pub(in super::super) unsafe fn run(
     }
     let size = tiling.of_share;
     let mut sums = Buffer::<f32>::arbitrary(tiling.sets * tiling.shares * size)?;
+    let of_sums = size_of_val(sums.as_slice());
+    traffic::temporary(Temporary::Sums, of_sums, of_sums);
+    // Every share of the filters reads the inputs and, where they are split, all gradients.
+    let of_dy = if matches!(dy, Numbers::F32(..)) { tiling.shares } else { 1 };
+    traffic::more(|| Work::moves(tiling.shares * x.bytes() + of_dy * dy.bytes(), 0, tiling.sets * tiling.shares));
+    // Transposed and interleaved terms, without the rows that two bands share.
+    let columns = p.n * p.input[0] * p.input[1] * p.out[2] * tiling.columns * SIDE;
+    traffic::cached(2 * x.parts() * (p.y_shape().len() + tiling.shares * columns));
     sums.as_mut_slice().par_chunks_mut(size).enumerate().for_each(|(task, sums)| {
         // SAFETY: as the caller vouches.
         unsafe { Task::new(p, &tiling, x, prologue, dy, task % tiling.shares).run(task / tiling.shares, sums) }

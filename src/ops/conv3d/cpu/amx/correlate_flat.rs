@@ -10,6 +10,7 @@ use super::correlate_operands::Numbers;
 use super::correlate_pack::{Prefetcher, interleave_places, interleave_split, transpose};
 use super::correlate_tiling::STRETCH;
 use crate::cpu::amx::{DEPTH, Offsets, Product, SIDE, TILE, Tiles, split};
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::tensor::Buffer;
 use half::bf16;
 use rayon::prelude::*;
@@ -57,6 +58,13 @@ pub(super) unsafe fn run(p: &Conv3d, x: Numbers, dy: Numbers, dw: &mut [f32]) {
     let pairs = p.k.div_ceil(BLOCK);
     let of_job = pairs.div_ceil(p.k.div_ceil(FILTERS));
     let jobs = Jobs { lots, channels, pairs: of_job, of_filters: pairs.div_ceil(of_job) };
+
+    // Every job reads the inputs that its tap does, and the gradients of its filters.
+    let (readers, positions) = (taps.len() * jobs.of_filters, p.n * p.out.iter().product::<usize>());
+    traffic::more(|| Work::moves(dy.bytes() + readers * x.bytes(), 0, chunks * (pairs + taps.len() * lots)));
+    let of_transposed = pairs * parts * steps * 2 * TILE;
+    traffic::temporary(Temporary::Layout, taps.len() * lots * of_transposed, of_transposed);
+    traffic::cached(2 * parts * readers * positions * p.c);
 
     let mut transposed = Buffer::<u8>::workspace(pairs * parts * steps.div_ceil(chunks) * 2 * TILE);
     let target = Target(dw.as_mut_ptr());

@@ -23,6 +23,14 @@ impl<'a> Numbers<'a> {
         }
     }
 
+    /// Bytes of all numbers.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Numbers::Bf16(all) => size_of_val(*all),
+            Numbers::F32(all, _) => size_of_val(*all),
+        }
+    }
+
     pub(super) fn parts(&self) -> usize {
         match self {
             Numbers::Bf16(_) => 1,

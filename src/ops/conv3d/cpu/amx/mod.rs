@@ -20,6 +20,7 @@ mod slab;
 use super::super::Conv3d;
 use super::epilogue::Finish;
 use super::loop_nest::{LoopNest, residue_classes};
+use crate::cpu::traffic::{self, Work};
 use crate::error::Result;
 use crate::ops::batch_norm::Lines;
 use crate::tensor::Tensor;
@@ -88,6 +89,7 @@ pub(super) fn dgrad<S: Number>(
         if all {
             return product::run(nests, planes, Input::new(dy, None), w, true, dx, finish);
         }
+        traffic::more(|| Work::moves(0, size_of_val(dx), 0));
         dx.fill(S::zeroed()); // no tap reaches some classes
         product::run(nests, planes, Input::new(dy, None), w, true, dx, &mut Finish::none())?;
         finish.whole(dx); // those too

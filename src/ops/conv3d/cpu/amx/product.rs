@@ -7,6 +7,7 @@ use super::number::{BLOCK, Number};
 use super::panels::Class;
 use super::slab::{Layout, Unit, widest};
 use crate::cpu::amx::{Offsets, Product, SIDE, Tiles};
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use half::bf16;
@@ -94,6 +95,17 @@ pub(super) fn run<S: Number>(
         // SAFETY: this module runs only with `Isa::Amx`.
         all.into_par_iter().for_each(|(class, block, panel)| unsafe { class.pack(w, transposed, block, panel) });
     }
+
+    // Without slabs every part of the channels reads the input; with them, they are read in its place.
+    let (slabs, direct) = (2 * layout.len() * units.len(), layout.len() == 0);
+    let read = if direct { parts } else { 1 } * size_of_val(x.numbers);
+    traffic::more(|| Work::moves(read, 0, parts * units.len()));
+    match parts {
+        _ if direct => {}
+        1 => traffic::cached(slabs),
+        _ => traffic::temporary(Temporary::Layout, parts * slabs, slabs),
+    }
+    traffic::temporary(Temporary::Filters, 2 * len, 2 * len);
 
     let strips = finish.begin(units.len(), out.as_mut_ptr());
     let samples = finish.part().max(1);

@@ -11,6 +11,7 @@ use super::kernel::{Correlate, Kernels, Pack, PackTiles, Segment, Side, VECTORS}
 use super::panels::{Block, Out, blocks};
 use super::transpose::transpose;
 use crate::cpu::simd::prefetch;
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
@@ -69,6 +70,18 @@ impl Division {
         }
         Division { by_input, singles, tiles, blocks, sets, tile_parts, block_parts }
     }
+
+    /// What the tasks read, apart from the sums of all sets. Where the channels of one operand are divided, those of the
+    /// other are read once for each part. `own` sums are added to the first set's, which are in `dw`.
+    fn work(&self, x: &[f32], dy: &[f32], dw: &[f32], own: usize, parts: usize) -> Work {
+        let [of_x, of_dy] = match self.by_input {
+            true => [self.tile_parts, self.block_parts],
+            false => [self.block_parts, self.tile_parts],
+        };
+        let again = if self.by_input && own > 0 { size_of_val(dw) } else { 0 };
+        let read = of_x * size_of_val(x) + of_dy * size_of_val(dy);
+        Work::moves(read + again, again, self.sets * parts)
+    }
 }
 
 /// `dw` (`group channel tap run`) for `channels` outputs per group. The division of positions depends on the extents
@@ -94,6 +107,9 @@ pub(super) fn run(
     let own = d.sets - usize::from(d.by_input);
     let mut sums = Buffer::arbitrary(own * dw.len())?;
     let parts = groups * d.tile_parts * d.block_parts;
+    traffic::more(|| d.work(x, dy, dw, own, parts));
+    let of_sums = size_of_val(sums.as_slice());
+    traffic::temporary(Temporary::Sums, of_sums, of_sums);
     let len = dw.len();
     let out = Out::new(dw);
     let others = Out::new(sums.as_mut_slice());

@@ -87,7 +87,7 @@ pub(super) fn run(
 ) {
     let positions = nest.positions();
     let zeros = vec![0.0; nest.pitch.max(nest.run)];
-    let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows);
+    let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows, size_of_val(input));
     let out = Out::new(out);
     let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |tiles, group, blocks| {

@@ -3,6 +3,7 @@
 use super::super::loop_nest::{LoopNest, TAPS};
 use super::kernel::{Kernels, VECTORS};
 use super::transpose::transpose;
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::error::Result;
 use crate::tensor::Buffer;
 use rayon::prelude::*;
@@ -37,6 +38,8 @@ impl Panels {
         let (blocks, run) = (blocks(k, channels, VECTORS), nest.run);
         let len = taps.len() * run * VECTORS * k.lanes;
         let mut data = Buffer::arbitrary(groups * blocks.len() * len)?;
+        let bytes = size_of_val(data.as_slice());
+        traffic::temporary(Temporary::Filters, bytes, bytes);
         data.as_mut_slice().par_chunks_mut(len.max(1)).enumerate().for_each(|(i, panel)| {
             let (group, block) = (i / blocks.len(), &blocks[i % blocks.len()]);
             let width = block.vectors * k.lanes;
@@ -68,8 +71,9 @@ impl Panels {
         self.data.as_slice()[(group * self.blocks.len() + block) * self.len..].as_ptr()
     }
 
-    /// How to divide `units` of work, each of `positions` positions, times all blocks of channels, into tasks.
-    pub fn tasks(&self, units: usize, positions: usize) -> Tasks {
+    /// How to divide `units` of work, each of `positions` positions, times all blocks of channels, into tasks, which read an
+    /// input of `input` bytes.
+    pub fn tasks(&self, units: usize, positions: usize, input: usize) -> Tasks {
         let small = self.data.as_slice().len() <= CACHED;
         let cost = positions.saturating_mul(2 * self.len * self.blocks.len()).max(1);
         // Large panels are read again by every task, so a task should have many positions; the parallelism is over
@@ -77,6 +81,8 @@ impl Panels {
         let units_each = if small { (TASK / cost).clamp(1, 32) } else { MANY.div_ceil(positions.max(1)) };
         let ranges = units.div_ceil(units_each);
         let parts = if small { 1 } else { 32usize.div_ceil(ranges.max(1)).min(self.blocks.len()) };
+        // Every part reads the input.
+        traffic::more(|| Work::moves(parts * input, 0, ranges * self.groups * parts));
         Tasks { small, units, units_each, ranges, parts, blocks_each: self.blocks.len().div_ceil(parts.max(1)) }
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn run(
     // The first tap of each group of three.
     let threes: Vec<_> = nest.taps().step_by(TAPS).collect();
     let offsets: Vec<isize> = threes.iter().map(|&tap| nest.offset(tap)).collect();
-    let tasks = panels.tasks(nest.n * t.count * h.count, w.count);
+    let tasks = panels.tasks(nest.n * t.count * h.count, w.count, size_of_val(input));
     let out = Out::new(out);
     let strips = finish.begin(tasks.ranges(), out.at(0));
     tasks.run(panels, |rows, group, blocks| {
