@@ -176,7 +176,7 @@ impl<'a> Over<'a> {
 /// The plain definition, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub mod reference {
-    use super::super::{apply_rgb, background, product};
+    use crate::augment::{apply_rgb, background, product};
     use super::{LayeredClip, RawClip, Result};
 
     /// [`super::apply_rgb_layers`] of one clip, on the CPU.

@@ -168,7 +168,7 @@ impl Recipe {
         self.check_tubelets()?;
         numbers.check(&self.training)?;
         let (drift, epochs) = (self.training.views.drift, self.training.epochs);
-        if drift > epochs as u64 {
+        if drift > epochs {
             let rule = format!("the clips would not be as far apart as asked for in any of the {epochs} --epochs");
             return Err(Error::param("settings", limits::DRIFT.option, drift, rule));
         }
