@@ -92,7 +92,6 @@ pub struct Report {
 #[derive(Clone, Copy)]
 pub(crate) enum Temporary {
     Filters,
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the AMX engine's"))]
     Layout,
     Normalised,
     Sums,
