@@ -176,8 +176,8 @@ impl<'a> Over<'a> {
 /// The plain definition, for tests.
 #[cfg(any(test, feature = "testing"))]
 pub mod reference {
-    use crate::augment::{apply_rgb, background, product};
     use super::{LayeredClip, RawClip, Result};
+    use crate::augment::{apply_rgb, background, product};
 
     /// [`super::apply_rgb_layers`] of one clip, on the CPU.
     ///

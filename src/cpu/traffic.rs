@@ -217,7 +217,6 @@ pub(crate) fn temporary(of: Temporary, read: usize, wrote: usize) {
 }
 
 /// Counts bytes of copies that stay in the cache of the core that makes them.
-#[cfg(target_arch = "x86_64")] // the AMX engine's
 pub(crate) fn cached(bytes: usize) {
     here(|recording| {
         if let Some(row) = recording.row() {

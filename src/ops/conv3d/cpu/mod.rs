@@ -68,17 +68,21 @@ impl Operand for bf16 {
     }
 }
 
-/// The name of a pass in recordings, by the engine: multiply-adds, or tiles with so many terms of a number.
-fn kind(pass: Operator, terms: Option<usize>) -> &'static str {
+/// The name of a pass in recordings, by the engine: multiply-adds, fewer of them than the definition has (FLOPs are counted as of the
+/// definition), or tiles with so many terms of a number.
+fn kind(pass: Operator, terms: Option<usize>, fewer: bool) -> &'static str {
     match (pass, terms) {
+        (Operator::Fprop, None) if fewer => "conv3d fprop, fewer products",
         (Operator::Fprop, None) => "conv3d fprop, multiply-adds",
         (Operator::Fprop, Some(1)) => "conv3d fprop, tiles",
         (Operator::Fprop, Some(2)) => "conv3d fprop, three products",
         (Operator::Fprop, Some(_)) => "conv3d fprop, six products",
+        (Operator::Dgrad, None) if fewer => "conv3d dgrad, fewer products",
         (Operator::Dgrad, None) => "conv3d dgrad, multiply-adds",
         (Operator::Dgrad, Some(1)) => "conv3d dgrad, tiles",
         (Operator::Dgrad, Some(2)) => "conv3d dgrad, three products",
         (Operator::Dgrad, Some(_)) => "conv3d dgrad, six products",
+        (Operator::Wgrad, None) if fewer => "conv3d wgrad, fewer products",
         (Operator::Wgrad, None) => "conv3d wgrad, multiply-adds",
         (Operator::Wgrad, Some(1)) => "conv3d wgrad, tiles",
         (Operator::Wgrad, Some(2)) => "conv3d wgrad, three products",
@@ -90,7 +94,7 @@ fn kind(pass: Operator, terms: Option<usize>) -> &'static str {
 fn counted(p: &Conv3d, pass: Operator, terms: Option<usize>, dtype: DType) -> traffic::Pass {
     // The vector engine reads and writes f32.
     let size = if terms.is_some() { dtype.size() } else { 4 };
-    traffic::pass(kind(pass, terms), || {
+    traffic::pass(kind(pass, terms, vector::saves_products(p, pass)), || {
         let [read, wrote] = match pass {
             Operator::Fprop => [size * p.w_shape().len(), size * p.y_shape().len()],
             Operator::Dgrad => [size * p.w_shape().len(), size * p.x_shape().len()],

@@ -8,6 +8,7 @@ use super::super::kernels;
 use super::super::panels::{Out, blocks};
 use super::transform::{self, PRODUCTS};
 use super::{APART, Problem, Strip, TILE};
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::cpu::{Isa, simd};
 use crate::error::Result;
 use crate::tensor::Buffer;
@@ -30,6 +31,12 @@ pub(super) fn run(isa: Isa, p: &Problem, x: &[f32], dy: &[f32], dw: &mut [f32]) 
     let sets = strips.len().min(TASKS).min(SUMS / len).max(1);
     let parts = TASKS.div_ceil(sets).min(p.k / FILTERS).max(1);
     let mut sums = Buffer::arbitrary(sets * len)?;
+    // They are read for each strip of a set, but for the first, and at the end.
+    traffic::temporary(Temporary::Sums, 4 * len * strips.len(), 4 * len * strips.len());
+    traffic::more(|| Work::moves(parts * size_of_val(x) + size_of_val(dy), 0, sets * parts));
+    traffic::cached(
+        strips.iter().map(|s| 4 * PRODUCTS * (parts * s.pitch(p) + s.frames.len() * s.tiles(p) * p.k)).sum(),
+    );
     let to = Out::new(sums.as_mut_slice());
     (0..sets * parts).into_par_iter().with_max_len(1).for_each(|task| {
         let (set, part) = (task / parts, task % parts);

@@ -9,6 +9,7 @@ use super::super::panels::{Block, Out, blocks};
 use super::super::transpose::transpose;
 use super::transform::{self, PRODUCTS};
 use super::{APART, Problem, Strip, TILE};
+use crate::cpu::traffic::{self, Temporary, Work};
 use crate::cpu::{Isa, simd};
 use crate::error::Result;
 use crate::tensor::Buffer;
@@ -83,6 +84,8 @@ impl Filters {
         let blocks = blocks(k, channels, VECTORS);
         let len = taps * run * VECTORS * k.lanes + APART;
         let mut data = Buffer::arbitrary(blocks.len() * PRODUCTS * len)?;
+        let bytes = size_of_val(data.as_slice());
+        traffic::temporary(Temporary::Filters, bytes, bytes);
         data.as_mut_slice().par_chunks_mut(PRODUCTS * len).zip(&blocks).for_each(|(panel, block)| {
             let width = block.vectors * k.lanes;
             if block.len < width {
@@ -111,6 +114,8 @@ pub(super) fn run(isa: Isa, p: &Problem, filters: &Filters, x: &[f32], out: &mut
     // Each part of the blocks transforms the inputs once more.
     let parts = TASKS.div_ceil(strips.len().max(1)).min(filters.blocks.len());
     assert!(out.len() == p.n * p.output.iter().product::<usize>() * p.k, "the result has these extents");
+    traffic::more(|| Work::moves(parts * size_of_val(x), 0, strips.len() * parts));
+    traffic::cached(strips.iter().map(|strip| 4 * PRODUCTS * (parts * strip.pitch(p) + strip.tiles(p) * p.k)).sum());
     let samples = finish.part();
     let out = Out::new(out);
     let sums = finish.begin(strips.len(), out.at(0));
