@@ -20,7 +20,11 @@ impl Peaks {
     /// Measures all three, in about a second; per second of `clock`.
     pub fn probe(clock: Clock) -> Self {
         let f32 = best(clock, 10, 4_000_000, f32_operations);
-        let bf16 = if Isa::best() == Isa::Amx { best(clock, 10, 400_000, tiles::multiply) } else { f32 };
+        let bf16 = match Isa::best() {
+            Isa::Amx => best(clock, 10, 400_000, tiles::multiply),
+            Isa::Avx512Bf16 => best(clock, 10, 4_000_000, |rounds| 2 * rounds * pairs(rounds)),
+            _ => f32,
+        };
         Peaks { f32, bf16, copy: Buffers::new(128 << 20).copy(clock, 5) }
     }
 }
@@ -86,6 +90,18 @@ mod chains {
         sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
     }
 
+    /// As many products of pairs.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn pairs(rounds: usize) -> f32 {
+        // SAFETY: both are registers of 512 bits; all numbers are 0.5.
+        let factor: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(0x3f00)) };
+        let mut sums = [_mm512_set1_ps(0.5); SUMS];
+        for _ in 0..rounds {
+            sums.iter_mut().for_each(|sum| *sum = _mm512_dpbf16_ps(*sum, factor, factor));
+        }
+        sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
+    }
+
     #[target_feature(enable = "avx2,fma")]
     pub fn avx2(rounds: usize) -> f32 {
         let factor = _mm256_set1_ps(0.999);
@@ -118,6 +134,17 @@ fn multiply_adds(rounds: usize) -> usize {
     }
     black_box(sums);
     4 * SUMS
+}
+
+/// Runs `rounds` of products of pairs, where the process may use them; returns the number of multiply-adds per round.
+fn pairs(rounds: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::available().contains(&Isa::Avx512Bf16) {
+        // SAFETY: the process may use these instructions.
+        black_box(unsafe { chains::pairs(rounds) });
+    }
+    let _ = rounds;
+    2 * 16 * SUMS
 }
 
 #[cfg(target_arch = "x86_64")]

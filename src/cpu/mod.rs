@@ -2,9 +2,11 @@
 //!
 //! Determined once, on first use, from what the processor has (CPUID), what the operating system saves on a context
 //! switch (XCR0), and, for the tiles of AMX, what the kernel permits this process to use. `TUBELET_ISA` (`portable`,
-//! `avx2`, `avx512` or `amx`) sets an upper bound, for tests and comparisons.
+//! `avx2`, `avx512`, `avx512bf16` or `amx`) sets an upper bound, for tests and comparisons.
 
 pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 pub(crate) mod simd;
 pub mod traffic;
 pub(crate) mod widest;
@@ -22,15 +24,17 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors, also of bytes and 16-bit numbers.
     Avx512,
-    /// Tiles of bf16 multiplied into tiles of f32, in addition to AVX-512.
+    /// Products of pairs of bf16 added to f32, in addition.
+    Avx512Bf16,
+    /// Tiles of bf16 multiplied into tiles of f32, in addition.
     Amx,
 }
 
 impl Isa {
     /// All instruction sets.
-    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
+    pub const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
-    /// All that this process may use, the fastest last, up to the bound set by `TUBELET_ISA`. An invalid value sets no
+    /// All that this process may use, up to the bound set by `TUBELET_ISA`. An invalid value sets no
     /// bound here: programs check [`Isa::bound`] first.
     pub fn available() -> &'static [Isa] {
         static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
@@ -49,24 +53,32 @@ impl Isa {
         name.map(|name| name.to_string_lossy().parse()).transpose()
     }
 
-    /// The fastest that this process may use.
+    /// The fastest that this process may use: the last one, but [`Isa::Avx512Bf16`] only if a measurement, once per process, shows
+    /// that this processor multiplies pairs of bf16 faster than f32.
     #[must_use]
     pub fn best() -> Isa {
-        *Isa::available().last().unwrap_or(&Isa::Portable)
+        let last = Isa::Amx.or_less();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: what is available was detected.
+        if last == Isa::Avx512Bf16 && !unsafe { pairs::pay() } {
+            return Isa::Avx512;
+        }
+        last
     }
 
-    /// This one if the process may use it, else the fastest below it.
+    /// This one if the process may use it, else the next below it.
     pub(crate) fn or_less(self) -> Isa {
         Isa::available().iter().copied().rfind(|&isa| isa <= self).unwrap_or(Isa::Portable)
     }
 
-    /// `portable`, `avx2`, `avx512` or `amx`.
+    /// `portable`, `avx2`, `avx512`, `avx512bf16` or `amx`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
         }
     }
@@ -82,7 +94,8 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
-            Isa::Amx => Isa::Avx512.detected() && is_x86_feature_detected!("avx512bf16") && tiles_permitted(),
+            Isa::Avx512Bf16 => Isa::Avx512.detected() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Amx => Isa::Avx512Bf16.detected() && tiles_permitted(),
         }
     }
 
@@ -105,7 +118,7 @@ pub struct UnknownIsa(pub String);
 
 impl std::fmt::Display for UnknownIsa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} is none of portable, avx2, avx512, amx", self.0)
+        write!(f, "{:?} is none of portable, avx2, avx512, avx512bf16, amx", self.0)
     }
 }
 
@@ -170,7 +183,8 @@ mod tests {
     #[test]
     fn less_is_always_available() {
         assert_eq!(Isa::available().first(), Some(&Isa::Portable));
-        assert_eq!(Isa::Amx.or_less(), Isa::best());
+        assert_eq!(Isa::available().last(), Some(&Isa::Amx.or_less()));
+        assert!(Isa::available().contains(&Isa::best()));
         assert_eq!(Isa::Portable.or_less(), Isa::Portable);
     }
 }

@@ -3,6 +3,7 @@
 //! and no fused multiply-add.
 
 use super::Isa;
+use half::bf16;
 
 /// A register of `LANES` numbers. The functions may be called only where the instruction set was detected; memory need
 /// only be aligned to a number.
@@ -19,6 +20,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn load_masked(p: *const f32, mask: Self::Mask) -> Self;
     unsafe fn store(self, p: *mut f32);
     unsafe fn store_masked(self, p: *mut f32, mask: Self::Mask);
+    /// Stores the first `n` lanes rounded to bf16, to nearest even; NaN is propagated.
+    unsafe fn store_rounded(self, p: *mut bf16, n: usize);
     unsafe fn add(self, o: Self) -> Self;
     unsafe fn sub(self, o: Self) -> Self;
     unsafe fn mul(self, o: Self) -> Self;
@@ -48,7 +51,7 @@ pub(crate) fn run<K: Vectorized>(isa: Isa, kernel: K) {
     unsafe {
         match isa.or_less() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => x86::run_avx512(kernel),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => x86::run_avx512(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => x86::run_avx2(kernel),
             _ => kernel.run::<Plain>(),
@@ -66,6 +69,14 @@ pub(crate) fn prefetch<T>(p: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
+}
+
+/// Rounds to nearest even without branches; NaN is propagated.
+#[inline(always)]
+pub(crate) fn narrow(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
+    bf16::from_bits((if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16)
 }
 
 /// Eight numbers in plain Rust, for the compiler to vectorise. Product and sum are rounded separately: without the
@@ -118,6 +129,11 @@ impl Vector for Plain {
         self.0.iter().take(mask).enumerate().for_each(|(i, v)| unsafe { *p.add(i) = *v });
     }
     #[inline(always)]
+    unsafe fn store_rounded(self, p: *mut bf16, n: usize) {
+        // SAFETY: as above.
+        self.0.iter().take(n).enumerate().for_each(|(i, v)| unsafe { *p.add(i) = narrow(*v) });
+    }
+    #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {
         self.zip(o, |a, b| a + b)
     }
@@ -156,11 +172,12 @@ impl Vector for Plain {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, half_bits, half_bits_of_eight};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Vector, Vectorized};
+    use half::bf16;
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,fma")]
@@ -175,6 +192,41 @@ mod x86 {
         unsafe { kernel.run::<Avx2>() }
     }
 
+    /// The bits of the numbers rounded to bf16, in 32 bits each.
+    ///
+    /// # Safety
+    /// The machine has AVX-512.
+    #[inline(always)]
+    pub(crate) unsafe fn half_bits(x: __m512) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let high = _mm512_srli_epi32::<16>(bits);
+            let half = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
+        }
+    }
+
+    /// The same of eight numbers.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    pub(crate) unsafe fn half_bits_of_eight(x: __m256) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let bits = _mm256_castps_si256(x);
+            let high = _mm256_srli_epi32::<16>(bits);
+            let half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+            let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            _mm256_blendv_epi8(rounded, quiet, nan)
+        }
+    }
+
     /// Defines the methods that are one instruction each.
     macro_rules! one_instruction {
         ($($name:ident ( $($arg:ident),* ) = $intrinsic:ident;)*) => {
@@ -187,7 +239,7 @@ mod x86 {
     }
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(__m512);
+    pub(crate) struct Avx512(pub(crate) __m512);
 
     // SAFETY (all blocks): the trait's callers detected the instructions and vouch for the memory.
     impl Vector for Avx512 {
@@ -220,6 +272,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_masked(self, p: *mut f32, mask: __mmask16) {
             unsafe { _mm512_mask_storeu_ps(p, mask, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn store_rounded(self, p: *mut bf16, n: usize) {
+            unsafe { _mm512_mask_cvtepi32_storeu_epi16(p.cast(), Self::first(n), half_bits(self.0)) }
         }
         one_instruction! {
             add(o) = _mm512_add_ps;
@@ -286,6 +342,19 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_masked(self, p: *mut f32, mask: __m256i) {
             unsafe { _mm256_maskstore_ps(p, mask, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn store_rounded(self, p: *mut bf16, n: usize) {
+            unsafe {
+                let bits = half_bits_of_eight(self.0);
+                let half = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256::<1>(bits));
+                if n == Self::LANES {
+                    return _mm_storeu_si128(p.cast(), half);
+                }
+                let mut lanes = [bf16::ZERO; Self::LANES];
+                _mm_storeu_si128(lanes.as_mut_ptr().cast(), half);
+                std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+            }
         }
         one_instruction! {
             add(o) = _mm256_add_ps;

@@ -8,7 +8,7 @@ pub(in crate::ops) use super::vector::{LANES, Lanes};
 #[cfg(target_arch = "x86_64")]
 use super::{ymm::Ymm, zmm::Zmm};
 use crate::cpu::Isa;
-use crate::cpu::simd::prefetch;
+use crate::cpu::simd::{narrow, prefetch};
 use crate::tensor::Element;
 use half::bf16;
 use rayon::prelude::*;
@@ -67,7 +67,7 @@ pub(in crate::ops) fn run(kernel: impl Vectorized) {
     match Isa::best() {
         // SAFETY: the process may use these instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { with_avx512(kernel) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { with_avx512(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { with_avx2(kernel) },
@@ -171,14 +171,6 @@ impl Plain {
     }
 }
 
-/// Rounds to nearest even without branches; NaN is propagated.
-#[inline(always)]
-fn narrow(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
-    (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
-}
-
 // SAFETY (the whole block): the trait's conditions.
 impl Lanes for Plain {
     #[inline(always)]
@@ -211,15 +203,15 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn store_half(self, p: *mut bf16, n: usize) {
-        let bits = self.0.map(narrow);
+        let half = self.0.map(narrow);
         if n == LANES {
-            return unsafe { p.cast::<[u16; LANES]>().write_unaligned(bits) };
+            return unsafe { p.cast::<[bf16; LANES]>().write_unaligned(half) };
         }
-        bits.iter().take(n).enumerate().for_each(|(i, b)| unsafe { *p.add(i) = bf16::from_bits(*b) });
+        half.iter().take(n).enumerate().for_each(|(i, b)| unsafe { *p.add(i) = *b });
     }
     #[inline(always)]
     unsafe fn rounded(self) -> Self {
-        Plain(self.0.map(|x| f32::from_bits(u32::from(narrow(x)) << 16)))
+        Plain(self.0.map(|x| f32::from_bits(u32::from(narrow(x).to_bits()) << 16)))
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {

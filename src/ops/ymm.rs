@@ -1,6 +1,7 @@
 //! The AVX2 implementation of [`super::lanes`].
 
 use super::vector::{LANES, Lanes};
+use crate::cpu::simd::half_bits_of_eight;
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -20,21 +21,6 @@ unsafe fn first(n: usize) -> [__m256i; 2] {
         let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         let high = _mm256_add_epi32(low, _mm256_set1_epi32(HALF as i32));
         [_mm256_cmpgt_epi32(n, low), _mm256_cmpgt_epi32(n, high)]
-    }
-}
-
-/// The bits of the numbers rounded to bf16, in 32 bits each.
-#[inline(always)]
-unsafe fn half_bits(x: __m256) -> __m256i {
-    // SAFETY: as the trait's functions.
-    unsafe {
-        let bits = _mm256_castps_si256(x);
-        let high = _mm256_srli_epi32::<16>(bits);
-        let half = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
-        let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
-        let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-        _mm256_blendv_epi8(rounded, quiet, nan)
     }
 }
 
@@ -126,7 +112,7 @@ impl Lanes for Ymm {
     unsafe fn store_half(self, p: *mut bf16, n: usize) {
         unsafe {
             // The instruction packs within each half of a register; the permutation puts the quarters in order.
-            let packed = _mm256_packus_epi32(half_bits(self.0[0]), half_bits(self.0[1]));
+            let packed = _mm256_packus_epi32(half_bits_of_eight(self.0[0]), half_bits_of_eight(self.0[1]));
             let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
             if n == LANES {
                 return _mm256_storeu_si256(p.cast(), halves);
@@ -142,7 +128,7 @@ impl Lanes for Ymm {
         self.with(
             self,
             #[inline(always)]
-            |x, _| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half_bits(x))) },
+            |x, _| unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half_bits_of_eight(x))) },
         )
     }
     #[inline(always)]

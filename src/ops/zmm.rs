@@ -1,6 +1,7 @@
 //! The AVX-512 implementation of [`super::lanes`].
 
 use super::vector::{LANES, Lanes};
+use crate::cpu::simd::half_bits;
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -11,22 +12,6 @@ pub(super) struct Zmm(__m512);
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
-}
-
-impl Zmm {
-    /// The bits of the numbers rounded to bf16, in 32 bits each.
-    #[inline(always)]
-    unsafe fn half_bits(self) -> __m512i {
-        // SAFETY: as the trait's functions.
-        unsafe {
-            let bits = _mm512_castps_si512(self.0);
-            let high = _mm512_srli_epi32::<16>(bits);
-            let half = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
-            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
-            _mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40))
-        }
-    }
 }
 
 // SAFETY (the whole block): the trait's conditions are the intrinsics'.
@@ -54,13 +39,13 @@ impl Lanes for Zmm {
     #[inline(always)]
     unsafe fn store_half(self, p: *mut bf16, n: usize) {
         unsafe {
-            let (p, half) = (p.cast(), _mm512_cvtepi32_epi16(self.half_bits()));
+            let (p, half) = (p.cast(), _mm512_cvtepi32_epi16(half_bits(self.0)));
             if n == LANES { _mm256_storeu_epi16(p, half) } else { _mm256_mask_storeu_epi16(p, first(n), half) }
         }
     }
     #[inline(always)]
     unsafe fn rounded(self) -> Self {
-        unsafe { Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(self.half_bits()))) }
+        unsafe { Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(half_bits(self.0)))) }
     }
     #[inline(always)]
     unsafe fn add(self, o: Self) -> Self {

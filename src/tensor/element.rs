@@ -1,6 +1,7 @@
 //! The data types of tensors, for kernels that read them as they are stored.
 
 use super::{Buffer, Tensor};
+use crate::cpu::simd;
 use crate::cpu::traffic::{self, Work};
 use crate::cpu::widest::widest;
 use crate::error::Result;
@@ -11,8 +12,7 @@ use rayon::prelude::*;
 
 /// The type of a stored element.
 pub(crate) trait Element: Pod + Send + Sync {
-    /// As [`Element::build`], where `fill` allocates working space, which may fail. Only the AMX convolutions need it.
-    #[cfg(target_arch = "x86_64")]
+    /// As [`Element::build`], where `fill` allocates working space, which may fail.
     fn try_build(shape: Shape, fill: impl FnOnce(&mut [Self]) -> Result<()>) -> Result<Tensor> {
         let mut filled = Ok(());
         let built = Self::build(shape, |out| filled = fill(out))?;
@@ -60,10 +60,7 @@ fn widen(from: &[bf16], to: &mut [f32]) {
 #[inline(always)]
 fn narrow(from: &[f32], to: &mut [bf16]) {
     for (to, from) in to.iter_mut().zip(from) {
-        let bits = from.to_bits();
-        let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16;
-        let quiet = (bits >> 16) | 0x40;
-        *to = bf16::from_bits(if from.is_nan() { quiet } else { rounded } as u16);
+        *to = simd::narrow(*from);
     }
 }
 

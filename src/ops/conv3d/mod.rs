@@ -95,7 +95,7 @@ impl Geometry {
 /// This is a preference: on a machine without AMX, and on a GPU, products are computed in f32. It has no effect on bf16
 /// tensors. Splitting an infinite number gives NaN.
 ///
-/// **Range.** AMX treats terms and sums below [`f32::MIN_POSITIVE`], 2⁻¹²⁶, as 0. For numbers from
+/// **Range.** AMX, and AVX-512's products of bf16, treat terms and sums below [`f32::MIN_POSITIVE`], 2⁻¹²⁶, as 0. For numbers from
 /// [`Products::EXACT_FROM`] on, this loses nothing that three terms would have kept; a smaller number has an error of
 /// up to 2⁻¹²⁶ (6·10⁻⁴ of a number of 10⁻³⁵), and one below 2⁻¹²⁶ becomes 0, in bf16 tensors too. Products and their
 /// sums lose at most their own part below 2⁻¹²⁶, term by term. [`Products::Fma`] has the full range of f32.

@@ -8,6 +8,7 @@ pub mod batch_norm_shared;
 pub mod conv3d;
 pub mod conv3d_amx;
 pub mod conv3d_amx_wgrad;
+pub mod conv3d_bf16;
 pub mod conv3d_epilogue;
 pub mod conv3d_prologue;
 pub mod in_order;

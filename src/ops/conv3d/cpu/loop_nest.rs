@@ -3,7 +3,7 @@
 use super::super::Conv3d;
 use crate::cpu::traffic::{self, Temporary};
 use crate::error::Result;
-use crate::tensor::Buffer;
+use crate::tensor::{Buffer, Element};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -103,22 +103,21 @@ impl LoopNest {
     /// The nest of fprop, and the array to read if that is not `x`. With few channels the taps along a row are merged
     /// into one whose run is all of their channels, which are contiguous in memory. That requires rows without gaps, so
     /// the array is then a copy of `x` with its padding along rows written out.
-    pub fn fprop(p: &Conv3d, x: &[f32]) -> Result<(LoopNest, Option<Buffer<f32>>)> {
-        let sliding = slide(&Axis::fprop(p.input[2], p.out[2], axis(p, 2)));
+    pub fn fprop<N: Element>(p: &Conv3d, x: &[N], depth: usize) -> Result<(LoopNest, Option<Buffer<N>>)> {
+        let sliding = LoopNest::apart(p).slides(depth);
         LoopNest::merged(p, x, if sliding { 0 } else { MERGED })
     }
 
     /// The same for wgrad, whose kernels do not slide: where neither side has enough channels for two vectors, merged
     /// taps do.
-    pub fn wgrad(p: &Conv3d, x: &[f32]) -> Result<(LoopNest, Option<Buffer<f32>>)> {
+    pub fn wgrad<N: Element>(p: &Conv3d, x: &[N]) -> Result<(LoopNest, Option<Buffer<N>>)> {
         let narrow = p.k < 2 * MERGED && p.geometry.window.stride[2] == 1;
         LoopNest::merged(p, x, if narrow { 2 * MERGED } else { MERGED })
     }
 
     /// Merges the taps along a row if there are fewer than `below` channels.
-    fn merged(p: &Conv3d, x: &[f32], below: usize) -> Result<(LoopNest, Option<Buffer<f32>>)> {
-        let mut axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
-        let run = p.c_group();
+    fn merged<N: Element>(p: &Conv3d, x: &[N], below: usize) -> Result<(LoopNest, Option<Buffer<N>>)> {
+        let mut nest = LoopNest::apart(p);
         let [_, _, w] = p.input;
         let pad = p.geometry.window.pad[2];
         let few = p.geometry.groups == 1
@@ -127,18 +126,17 @@ impl LoopNest {
             && p.kernel[2] > 1
             && p.c < below;
         if !few {
-            return Ok((LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run, kernel: p.kernel }, None));
+            return Ok((nest, None));
         }
-        axes[2].extent = w + 2 * pad;
-        axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
+        nest.axes[2].extent = w + 2 * pad;
+        nest.axes[2].taps = vec![AxisTap { index: 0, delta: 0, inside: 0..p.out[2] }];
         let [kt, kh, kw] = p.kernel;
-        let nest = LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: kw * p.c, kernel: [kt, kh, 1] };
+        (nest.run, nest.kernel) = (kw * p.c, [kt, kh, 1]);
         let own = (pad > 0).then(|| padded(x, w * p.c, pad * p.c)).transpose()?;
         Ok((nest, own))
     }
 
     /// The nest of fprop without merged taps.
-    #[cfg(target_arch = "x86_64")]
     pub fn apart(p: &Conv3d) -> LoopNest {
         let axes = [0, 1, 2].map(|a| Axis::fprop(p.input[a], p.out[a], axis(p, a)));
         LoopNest { n: p.n, axes, pitch: p.c, out_pitch: p.k, run: p.c_group(), kernel: p.kernel }
@@ -151,9 +149,10 @@ impl LoopNest {
         reached.then(|| LoopNest { n: p.n, axes, pitch: p.k, out_pitch: p.c, run: p.k_group(), kernel: p.kernel })
     }
 
-    /// Whether the taps along a row are three neighbours one input apart, as sliding kernels require.
-    pub fn slides(&self) -> bool {
-        slide(&self.axes[2])
+    /// Whether the taps along a row are three neighbours one input apart, and what they read there whole elements of the type, as
+    /// sliding kernels require.
+    pub fn slides(&self, depth: usize) -> bool {
+        slide(&self.axes[2]) && self.run.is_multiple_of(depth)
     }
 
     /// Number of positions.
@@ -229,15 +228,15 @@ fn axis(p: &Conv3d, a: usize) -> [usize; 4] {
 }
 
 /// Copies rows of `row` numbers, with `pad` zeros before and after each.
-fn padded(x: &[f32], row: usize, pad: usize) -> Result<Buffer<f32>> {
+fn padded<N: Element>(x: &[N], row: usize, pad: usize) -> Result<Buffer<N>> {
     let row = row.max(1);
     let mut out = Buffer::arbitrary(x.len() / row * (row + 2 * pad))?;
     traffic::temporary(Temporary::Layout, size_of_val(x), size_of_val(out.as_slice()));
     let rows = x.par_chunks_exact(row).zip(out.as_mut_slice().par_chunks_exact_mut(row + 2 * pad));
     rows.with_min_len(64).for_each(|(from, to)| {
-        to[..pad].fill(0.0);
+        to[..pad].fill(N::zeroed());
         to[pad..pad + row].copy_from_slice(from);
-        to[pad + row..].fill(0.0);
+        to[pad + row..].fill(N::zeroed());
     });
     Ok(out)
 }

@@ -1,6 +1,6 @@
 //! The CPU path: direct convolution, without an im2col array.
 //!
-//! Two engines multiply: [`vector`], f32 multiply-adds on every machine, and [`amx`], bf16 tiles where the processor
+//! Two engines multiply: [`vector`], with vector instructions, on every machine, and [`amx`], bf16 tiles where the processor
 //! has them. This file chooses between them ([`amx::choice`]) and passes on what surrounds the products: the prologue
 //! as [`Lines`], the epilogue as a [`Finish`]. [`loop_nest`] is the index arithmetic of both.
 
@@ -19,54 +19,20 @@ use crate::error::Result;
 use crate::ops::batch_norm::Lines;
 use crate::ops::batch_norm::lines::{Line, Mask};
 use crate::ops::batch_norm::{Incoming, Moments, Norm, ReluMask};
-#[cfg(not(target_arch = "x86_64"))]
-use crate::ops::lanes::Stored as Number;
-use crate::shape::Shape;
 use crate::tensor::{DType, Tensor};
 #[cfg(target_arch = "x86_64")]
-use amx::{Input, Number, correlate_operands::Numbers};
+use amx::{Input, correlate_operands::Numbers};
 use epilogue::{Finish, NormRelu};
 use half::bf16;
 
-/// A data type of tensors, and how the vector engine's f32 results are finished in it.
-trait Operand: Number {
-    /// Whether results are finished as they are computed, which f32 results are. bf16 results are computed in f32,
-    /// rounded, and finished afterwards.
-    const AT_ONCE: bool;
+/// A data type of tensors, as the engines read and write it.
+#[cfg(target_arch = "x86_64")]
+trait Operand: amx::Number + vector::Number {}
+#[cfg(not(target_arch = "x86_64"))]
+trait Operand: vector::Number {}
 
-    /// Converts an f32 result to this type. `compute` finishes it if [`Operand::AT_ONCE`].
-    fn result(
-        shape: Shape,
-        finish: &mut Finish<Self>,
-        compute: impl FnOnce(&mut [f32], &mut Finish<f32>) -> Result<()>,
-    ) -> Result<Tensor>;
-}
-
-impl Operand for f32 {
-    const AT_ONCE: bool = true;
-
-    fn result(
-        shape: Shape,
-        finish: &mut Finish<f32>,
-        compute: impl FnOnce(&mut [f32], &mut Finish<f32>) -> Result<()>,
-    ) -> Result<Tensor> {
-        Tensor::try_build(shape, |out| compute(out, finish))
-    }
-}
-
-impl Operand for bf16 {
-    const AT_ONCE: bool = false;
-
-    fn result(
-        shape: Shape,
-        finish: &mut Finish<bf16>,
-        compute: impl FnOnce(&mut [f32], &mut Finish<f32>) -> Result<()>,
-    ) -> Result<Tensor> {
-        let mut out = Tensor::try_build(shape, |out| compute(out, &mut Finish::none()))?.cast(DType::BF16)?;
-        finish.whole(out.bf16_mut()?);
-        Ok(out)
-    }
-}
+impl Operand for f32 {}
+impl Operand for bf16 {}
 
 /// The name of a pass in recordings, by the engine: multiply-adds, fewer of them than the definition has (FLOPs are counted as of the
 /// definition), or tiles with so many terms of a number.
@@ -92,9 +58,9 @@ fn kind(pass: Operator, terms: Option<usize>, fewer: bool) -> &'static str {
 
 /// Begins a pass. This counts filters read and results written; engines count how often they read activations.
 fn counted(p: &Conv3d, pass: Operator, terms: Option<usize>, dtype: DType) -> traffic::Pass {
-    // The vector engine reads and writes f32.
-    let size = if terms.is_some() { dtype.size() } else { 4 };
-    traffic::pass(kind(pass, terms, vector::saves_products(p, pass)), || {
+    let size = dtype.size();
+    let fewer = dtype == DType::F32 && vector::saves_products(p, pass);
+    traffic::pass(kind(pass, terms, fewer), || {
         let [read, wrote] = match pass {
             Operator::Fprop => [size * p.w_shape().len(), size * p.y_shape().len()],
             Operator::Dgrad => [size * p.w_shape().len(), size * p.x_shape().len()],
@@ -139,18 +105,9 @@ fn fprop_as<T: Operand>(
     }
     let _pass = counted(p, Operator::Fprop, None, x.dtype());
     let normed = prologue.apply(x)?;
-    let (xs, ws) = (normed.as_ref().unwrap_or(x).host()?, w.host()?);
-    // Moments are of the rounded result, so they need a pass of their own if rounding comes after.
-    let own_pass = parts.filter(|_| !T::AT_ONCE);
-    if own_pass.is_some() {
-        finish = Finish::none();
-    }
-    let y = T::result(p.y_shape(), &mut finish, |y, finish| vector::fprop(isa, p, &xs, &ws, y, finish))?;
-    let moments = match own_pass {
-        Some(parts) => Some(Moments::of(&y, parts)?),
-        None => finish.taken_moments()?,
-    };
-    Ok((y, moments))
+    let x = normed.as_ref().unwrap_or(x);
+    let y = T::try_build(p.y_shape(), |y| vector::fprop(isa, p, [x, w], y, &mut finish))?;
+    Ok((y, finish.taken_moments()?))
 }
 
 /// `dx` in the data type of `dy`.
@@ -170,8 +127,7 @@ fn dgrad_as<T: Operand>(isa: Isa, p: &Conv3d, [dy, w]: [&Tensor; 2], finish: &mu
     }
     let _pass = counted(p, Operator::Dgrad, None, dy.dtype());
     finish.count();
-    let (dys, ws) = (dy.host()?, w.host()?);
-    T::result(p.x_shape(), finish, |dx, finish| vector::dgrad(isa, p, &dys, &ws, dx, finish))
+    T::try_build(p.x_shape(), |dx| vector::dgrad(isa, p, [dy, w], dx, finish))
 }
 
 /// [`dgrad`] with `add` added and the mask of the preceding ReLU applied, and the sums for the batch norm of `x` before
@@ -231,8 +187,8 @@ pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &T
     }
     let _pass = counted(p, Operator::Wgrad, None, x.dtype());
     let normed = prologue.apply(x)?;
-    let (xs, dys) = (normed.as_ref().unwrap_or(x).host()?, dy.host()?);
-    Tensor::try_build(p.w_shape(), |dw| vector::wgrad(isa, p, &xs, &dys, dw))
+    let x = normed.as_ref().unwrap_or(x);
+    Tensor::try_build(p.w_shape(), |dw| vector::wgrad(isa, p, [x, dy], dw))
 }
 
 #[cfg(target_arch = "x86_64")]

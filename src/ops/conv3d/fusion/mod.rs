@@ -9,11 +9,10 @@
 //! Each device fuses what it can, and this file composes the rest from separate passes. A prologue gives the bits of the
 //! separate passes; sums taken in an epilogue are rounded differently from those of a separate pass. Fused are
 //!
-//! - on the CPU: everything but an addition alone, with three exceptions. A prologue is fused only on AMX tiles, which
+//! - on the CPU: everything but an addition alone, with two exceptions. A prologue is fused only on AMX tiles, which
 //!   read packed copies of `x` that are normalised while they are made. (The vector engine reads `x` in place, so the
-//!   normalised `x` is computed before and freed afterwards.) The moments of a bf16 result of the vector engine are taken
-//!   in a separate pass, and so are the mask and the sums of its bf16 dgrad, or where a dgrad on AMX tiles has a residue
-//!   class without a tap.
+//!   normalised `x` is computed before and freed afterwards.) The mask and the sums of a dgrad with a residue class
+//!   without a tap are taken in a separate pass.
 //! - on a GPU: moments, for bf16 without groups; dgrad's mask and sums, and an addition with them, for bf16 without groups
 //!   and a multiple of eight channels. On compute capability 9.0 also the prologue, for bf16 without groups, filters of one
 //!   tap, strides of 1, no padding and a multiple of eight channels, wherever the pass without prologue takes a tile of the

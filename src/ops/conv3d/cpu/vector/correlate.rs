@@ -4,10 +4,12 @@
 //! vectors are channels of the input, so that the tile's rows are contiguous in `dw`, unless the input has too few
 //! channels to fill vectors. Each task computes a rectangle of the tiles, summed over some of the positions. It goes
 //! through the positions in chunks, whose operands are copied into the order in which tiles read them, and through each
-//! chunk in stretches that stay in the L1 cache.
+//! chunk in stretches that stay in the L1 cache. ([`super::correlate_pairs`] are the tasks for pairs of bf16 numbers.)
 
 use super::super::loop_nest::{AxisTap, LoopNest};
-use super::kernel::{Correlate, Kernels, Pack, PackTiles, Segment, Side, VECTORS};
+use super::kernel::{Correlate, Kernels, Segment, Side, VECTORS};
+use super::operand::Number;
+use super::pack::{Pack, PackTiles, Packers};
 use super::panels::{Block, Out, blocks};
 use super::transpose::transpose;
 use crate::cpu::simd::prefetch;
@@ -22,7 +24,7 @@ const STRETCH: usize = 192;
 
 /// Maximum numbers per chunk of either operand. The broadcast operand is copied completely and the blocks of vectors
 /// are read one after another, so both should stay in the L2 cache.
-const CHUNK: usize = 1 << 16;
+pub(super) const CHUNK: usize = 1 << 16;
 
 /// Minimum positions per set, so that adding up its sums pays, and maximum numbers of the sums of all sets.
 const SET: usize = 2048;
@@ -35,13 +37,13 @@ const TASKS: usize = 8;
 const WORTH: usize = 64;
 
 /// Which operand's channels fill the vectors, how the tiles are laid out, and how they are divided into tasks.
-struct Division {
-    by_input: bool,
+pub(super) struct Division {
+    pub by_input: bool,
     /// Channels that are broadcast one by one, and how many tiles they make.
     singles: usize,
     tiles: usize,
     /// Channels in vectors.
-    blocks: Vec<Block>,
+    pub blocks: Vec<Block>,
     sets: usize,
     /// Parts into which the tiles and the blocks are divided.
     tile_parts: usize,
@@ -49,13 +51,14 @@ struct Division {
 }
 
 impl Division {
-    fn new(k: &Kernels, nest: &LoopNest, groups: usize, channels: usize, taps: usize) -> Self {
+    fn new<N>(k: &Kernels<N>, nest: &LoopNest, groups: usize, channels: usize, taps: usize) -> Self {
         let by_input = nest.run >= 2 * k.lanes || nest.run >= channels;
         let (singles, vectors) = if by_input { (channels, nest.run) } else { (nest.run, channels) };
         let blocks = blocks(k, vectors, VECTORS);
         let tiles = singles.div_ceil(k.rows);
         let positions = nest.positions();
         let sets = (positions / SET).min(SUMS / (groups * singles * vectors * taps).max(1)).clamp(1, TASKS);
+        let sets = sets.min(positions / nest.axes[2].count); // of whole rows
         let (mut tile_parts, mut block_parts) = (1, 1);
         while sets * groups * tile_parts * block_parts < TASKS {
             // Splitting the channels of one operand means that those of the other are copied once more.
@@ -73,7 +76,7 @@ impl Division {
 
     /// What the tasks read, apart from the sums of all sets. Where the channels of one operand are divided, those of the
     /// other are read once for each part. `own` sums are added to the first set's, which are in `dw`.
-    fn work(&self, x: &[f32], dy: &[f32], dw: &[f32], own: usize, parts: usize) -> Work {
+    fn work<N>(&self, x: &[N], dy: &[N], dw: &[f32], own: usize, parts: usize) -> Work {
         let [of_x, of_dy] = match self.by_input {
             true => [self.tile_parts, self.block_parts],
             false => [self.block_parts, self.tile_parts],
@@ -85,15 +88,16 @@ impl Division {
 }
 
 /// `dw` (`group channel tap run`) for `channels` outputs per group. The division of positions depends on the extents
-/// alone, and the sums of the sets are added in order.
-pub(super) fn run(
-    k: &Kernels,
+/// alone, and the sums of the sets are added in order. `sum` takes the sums of one set of positions over one part of a group's
+/// tiles, and writes them to a place in an array like `dw`.
+pub(super) fn run<N: Number>(
+    k: &Kernels<N>,
     nest: &LoopNest,
-    x: &[f32],
-    dy: &[f32],
+    [x, dy]: [&[N]; 2],
     groups: usize,
     channels: usize,
     dw: &mut [f32],
+    sum: impl Fn(&Task<N>, Part, *mut f32) + Sync,
 ) -> Result<()> {
     let taps: Vec<[&AxisTap; 3]> = nest.taps().collect();
     if nest.positions() == 0 || dw.is_empty() {
@@ -119,7 +123,7 @@ pub(super) fn run(
             Some(set) => others.at(set * len),
             None => out.at(0),
         };
-        task.run(set, part / (d.tile_parts * d.block_parts), part % (d.tile_parts * d.block_parts), to);
+        sum(&task, task.part(set, part), to);
     });
     let sums = sums.as_slice();
     if d.by_input {
@@ -148,14 +152,54 @@ pub(super) fn run(
 /// Numbers of the result added up at a time.
 const ADDED: usize = 1 << 14;
 
-struct Task<'a> {
-    k: &'a Kernels,
-    nest: &'a LoopNest,
-    x: &'a [f32],
-    dy: &'a [f32],
-    channels: usize,
-    taps: &'a [[&'a AxisTap; 3]],
-    d: &'a Division,
+/// What all tasks share.
+pub(super) struct Task<'a, N: 'static> {
+    pub k: &'a Kernels<N>,
+    pub nest: &'a LoopNest,
+    pub x: &'a [N],
+    pub dy: &'a [N],
+    pub channels: usize,
+    pub taps: &'a [[&'a AxisTap; 3]],
+    pub d: &'a Division,
+}
+
+/// What one of them computes.
+pub(super) struct Part {
+    pub group: usize,
+    /// Rows of positions.
+    pub rows: Range<usize>,
+    /// First channel of each tile, and the end of the last.
+    pub cuts: Vec<usize>,
+    pub blocks: Range<usize>,
+}
+
+impl<N> Task<'_, N> {
+    /// The rows of a set, and part `part` of the tiles and blocks of all groups.
+    fn part(&self, set: usize, part: usize) -> Part {
+        let d = self.d;
+        let parts = d.tile_parts * d.block_parts;
+        let (group, tile_part, block_part) = (part / parts, part % parts / d.block_parts, part % d.block_parts);
+        let tiles = d.tiles * tile_part / d.tile_parts..d.tiles * (tile_part + 1) / d.tile_parts;
+        let rows = self.nest.positions() / self.nest.axes[2].count;
+        Part {
+            group,
+            rows: rows * set / d.sets..rows * (set + 1) / d.sets,
+            cuts: (tiles.start..=tiles.end).map(|i| d.singles * i / d.tiles).collect(),
+            blocks: d.blocks.len() * block_part / d.block_parts..d.blocks.len() * (block_part + 1) / d.block_parts,
+        }
+    }
+
+    /// Where the results of a group and tap begin in an array like `dw` whose rows are in the order of the tiles' rows, and the
+    /// distance of these rows.
+    pub fn result(&self, group: usize, tap: usize) -> (usize, usize) {
+        let Task { nest, taps, channels, .. } = self;
+        let index = nest.index(taps[tap]);
+        if self.d.by_input {
+            ((group * channels * taps.len() + index) * nest.run, taps.len() * nest.run)
+        } else {
+            ((group * taps.len() + index) * nest.run * channels, *channels)
+        }
+    }
 }
 
 /// The pixels of a stretch at which a tap is inside. `a` counts pixels of the broadcast operand, `b` those of the one
@@ -167,22 +211,18 @@ struct Stretch {
     dense: Vec<Segment>,
 }
 
-impl Task<'_> {
-    /// The sums of one set of positions over one part of a group's tiles, written to `to`.
-    fn run(&self, set: usize, group: usize, part: usize, to: *mut f32) {
+impl Task<'_, f32> {
+    /// The sums of a part, written to `to`.
+    pub fn run(&self, packers: &Packers, part: Part, to: *mut f32) {
         let Task { k, nest, d, taps, channels, .. } = *self;
-        let (tile_part, block_part) = (part / d.block_parts, part % d.block_parts);
-        let tiles = d.tiles * tile_part / d.tile_parts..d.tiles * (tile_part + 1) / d.tile_parts;
-        let blocks = d.blocks.len() * block_part / d.block_parts..d.blocks.len() * (block_part + 1) / d.block_parts;
-        let cuts: Vec<usize> = (tiles.start..=tiles.end).map(|i| d.singles * i / d.tiles).collect();
-        let (first, singles) = (cuts[0], cuts[tiles.len()] - cuts[0]);
+        let Part { group, rows, cuts, blocks } = part;
+        let tiles = cuts.len() - 1;
+        let (first, singles) = (cuts[0], cuts[tiles] - cuts[0]);
         let vectors: usize = d.blocks[blocks.clone()].iter().map(|b| b.len).sum();
         let width = VECTORS * k.lanes;
 
         // Rows of positions: of this set, of a stretch, of a chunk. Without packing there are stretches only.
         let w = nest.axes[2].count;
-        let rows = nest.positions() / w;
-        let rows = rows * set / d.sets..rows * (set + 1) / d.sets;
         let of_stretch = (STRETCH / w).max(1);
         let (packs_tiles, packs) = (d.by_input && vectors * taps.len() >= WORTH, d.by_input && singles >= WORTH);
         let of_chunk = if packs_tiles { (CHUNK / (singles.max(vectors) * w)).max(1) } else { 1 };
@@ -190,7 +230,7 @@ impl Task<'_> {
         let pixels = of_chunk.min(rows.len()) * w;
         let mut dealt = Buffer::<f32>::workspace(if packs_tiles { pixels * singles } else { 0 });
         let mut packed = Buffer::<f32>::workspace(if packs { of_stretch * w * width } else { 0 });
-        let mut sums = Buffer::<f32>::workspace(tiles.len() * k.rows * width);
+        let mut sums = Buffer::<f32>::workspace(tiles * k.rows * width);
         let (dealt, packed, sums) = (dealt.as_mut_slice(), packed.as_mut_slice(), sums.as_mut_slice());
 
         let x = self.x.as_ptr().wrapping_add(group * nest.run);
@@ -212,7 +252,7 @@ impl Task<'_> {
                 // SAFETY: the chunk's pixels follow each other in `dy`, with this group's channels at each; there are no
                 // more of them than `pixels`, and as many numbers as `pixels` times the tiles' channels. `k` belongs to
                 // this machine.
-                unsafe { (k.pack_tiles)(&pack_tiles) }
+                unsafe { (packers.pack_tiles)(&pack_tiles) }
             }
             let (a, b) = if d.by_input { (dy, x) } else { (x, dy) };
             let all =
@@ -229,20 +269,14 @@ impl Task<'_> {
                     // SAFETY: `collect` returns only positions whose tap is inside of `x`, where `run` numbers follow,
                     // including the block's; a stretch has at most as many as there is space for. `k` belongs to this
                     // machine.
-                    unsafe { (k.pack[block.vectors - 1])(&pack) }
+                    unsafe { (packers.pack[block.vectors - 1])(&pack) }
                     (b, segments) = (Side { at: to, pixel: width, step: width }, &stretch.dense);
                     ahead = all.peek().map(|(next, _, stretch)| {
                         let side = Side { at: x.at.wrapping_add(d.blocks[*next].first), ..x };
-                        Prefetcher::new(side, &stretch.plain, tiles.len())
+                        Prefetcher::new(side, &stretch.plain, tiles)
                     });
                 }
-                // Where the result of this group and tap is, and the distance of its rows.
-                let index = nest.index(taps[tap]);
-                let (result, step) = if d.by_input {
-                    ((group * channels * taps.len() + index) * nest.run, taps.len() * nest.run)
-                } else {
-                    ((group * taps.len() + index) * nest.run * channels, channels)
-                };
+                let (result, step) = self.result(group, tap);
                 for (i, cut) in cuts.windows(2).enumerate() {
                     if let Some(ahead) = &mut ahead {
                         ahead.prefetch();
@@ -274,7 +308,7 @@ impl Task<'_> {
 
 /// Prefetches the inputs of the next block or tap, some before each tile.
 struct Prefetcher<'a> {
-    side: Side,
+    side: Side<f32>,
     segments: &'a [Segment],
     segment: usize,
     pixel: usize,
@@ -282,7 +316,7 @@ struct Prefetcher<'a> {
 }
 
 impl<'a> Prefetcher<'a> {
-    fn new(side: Side, segments: &'a [Segment], tiles: usize) -> Self {
+    fn new(side: Side<f32>, segments: &'a [Segment], tiles: usize) -> Self {
         let pixels: usize = segments.iter().map(|s| s.count).sum();
         Prefetcher { side, segments, segment: 0, pixel: 0, each: pixels.div_ceil(tiles) }
     }

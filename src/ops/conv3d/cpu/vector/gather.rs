@@ -3,21 +3,29 @@
 use super::super::epilogue::Finish;
 use super::super::loop_nest::LoopNest;
 use super::kernel::{Gather, Kernels, Tap};
+use super::operand::{Number, Place};
 use super::panels::{Out, Panels};
 use std::ops::Range;
 
 /// The kernel calls for some positions, except for the filters.
-struct Tiles {
+struct Tiles<N> {
     taps: Vec<Tap>,
-    rows: Vec<*const f32>,
-    out: Vec<*mut f32>,
+    rows: Vec<*const N>,
+    out: Vec<Place>,
     /// Ranges of the taps, and the positions, of each tile.
     tiles: Vec<(Range<usize>, Range<usize>)>,
 }
 
-impl Tiles {
+impl<N: Number> Tiles<N> {
     /// `zeros` is what a tap outside the input reads.
-    fn new(k: &Kernels, nest: &LoopNest, input: &[f32], zeros: &[f32], out: Out, positions: Range<usize>) -> Self {
+    fn new<T: Number>(
+        k: &Kernels<N>,
+        nest: &LoopNest,
+        input: &[N],
+        zeros: &[N],
+        out: Out<T>,
+        positions: Range<usize>,
+    ) -> Self {
         let [qt, qh, qw] = [0, 1, 2].map(|a| nest.axes[a].count);
         let offsets: Vec<isize> = nest.taps().map(|t| nest.offset(t)).collect();
         let mut all = Tiles { taps: Vec::new(), rows: Vec::new(), out: Vec::new(), tiles: Vec::new() };
@@ -47,7 +55,7 @@ impl Tiles {
                 let (step, out_step) = (nest.axes[2].step * nest.pitch, nest.axes[2].out_step * nest.out_pitch);
                 for i in 0..here {
                     all.rows.push(input.as_ptr().wrapping_add(input_at + i * step));
-                    all.out.push(out.at(out_at + i * out_step));
+                    all.out.push(T::place(out.at(out_at + i * out_step)));
                 }
                 at += here;
             }
@@ -77,16 +85,16 @@ impl Tiles {
 }
 
 /// Computes every position of `nest` and writes it to `out`.
-pub(super) fn run(
-    k: &Kernels,
+pub(super) fn run<N: Number, T: Number>(
+    k: &Kernels<N>,
     nest: &LoopNest,
-    panels: &Panels,
-    input: &[f32],
-    out: &mut [f32],
-    finish: &mut Finish<f32>,
+    panels: &Panels<N>,
+    input: &[N],
+    out: &mut [T],
+    finish: &mut Finish<T>,
 ) {
     let positions = nest.positions();
-    let zeros = vec![0.0; nest.pitch.max(nest.run)];
+    let zeros = vec![N::zeroed(); nest.pitch.max(nest.run)];
     let tasks = panels.tasks(positions.div_ceil(k.rows), k.rows, size_of_val(input));
     let out = Out::new(out);
     let strips = finish.begin(tasks.ranges(), out.at(0));

@@ -1,10 +1,15 @@
 //! The micro-kernels, and a table of their instances for each instruction set.
 //!
+//! What they multiply are elements of 32 bits: f32 numbers, or pairs of bf16 numbers ([`Operand`]).
+//!
 //! All hold a tile of `M` rows by `V` vectors of channels in registers and, per step, load each vector and each row's
-//! number once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps
-//! along a row, the sliding kernels use each loaded number for all three: 72 multiply-adds for 20 loads with 12 by 2.
+//! element once: with 14 by 2 that is 28 fused multiply-adds for 16 loads. Where a filter has three neighbouring taps
+//! along a row, the sliding kernels use each loaded element for all three: 72 multiply-adds for 20 loads with 12 by 2.
 
 use super::super::loop_nest::TAPS;
+use super::operand::{Number, Operand, Place, Singles};
+#[cfg(target_arch = "x86_64")]
+use super::pairs::Pairs;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::{Avx2, Avx512};
 use crate::cpu::simd::{Plain, Vector, prefetch};
@@ -18,24 +23,26 @@ pub(super) const VECTORS: usize = 2;
 pub(super) struct Tap {
     /// Index in [`Gather::rows`] where the tile's row pointers start.
     pub rows: usize,
-    /// Added to each of them, in elements.
+    /// Added to each of them, in numbers.
     pub offset: isize,
     /// Index of the tap in the panel.
     pub index: usize,
 }
 
 /// `out[m][..] = Σ over taps, r of  row(m, tap)[r] · panel[tap][r][..]`
-pub(super) struct Gather<'a> {
+pub(super) struct Gather<'a, N> {
     pub taps: &'a [Tap],
-    pub rows: &'a [*const f32],
+    pub rows: &'a [*const N],
     /// The first number of each row to read.
     pub first: usize,
     /// Numbers read from each row.
     pub run: usize,
-    /// Filters as `tap run channel`, only the channels of this tile, padded to whole vectors.
-    pub panel: *const f32,
-    /// Where each row's result goes: `M` pointers, and an offset added to them.
-    pub out: &'a [*mut f32],
+    /// Filters as `tap element channel`, only the channels of this tile, padded to whole vectors. The elements are those of the
+    /// run, the last one filled up with zeros.
+    pub panel: *const N,
+    /// Where each row's result goes: `M` places.
+    pub out: &'a [Place],
+    /// Added to each of them, in numbers.
     pub channel: usize,
     /// Channels in the last vector.
     pub last: usize,
@@ -43,21 +50,22 @@ pub(super) struct Gather<'a> {
 
 /// [`Gather`] for neighbouring positions of one row and groups of three taps that read neighbouring inputs: output `m`
 /// reads the inputs `m`, `m + 1` and `m + 2` of the tile's `M + 2`.
-pub(super) struct Slide<'a> {
+pub(super) struct Slide<'a, N> {
     /// The groups of three taps that are inside; `rows` is not used.
     pub taps: &'a [Tap],
     /// The first input, `step` numbers before the second; it may be outside.
-    pub x: *const f32,
+    pub x: *const N,
     pub step: usize,
     /// Which of the inputs are inside; the others are 0.
     pub inside: Range<usize>,
     /// As many zeros as numbers are read from an input.
-    pub zeros: *const f32,
+    pub zeros: *const N,
+    /// A whole number of elements.
     pub run: usize,
-    /// Filters as `three run tap channel`.
-    pub panel: *const f32,
+    /// Filters as `three element tap channel`.
+    pub panel: *const N,
     /// The result of the first position, `out_step` numbers before the second's.
-    pub out: *mut f32,
+    pub out: Place,
     pub out_step: usize,
     pub last: usize,
 }
@@ -71,19 +79,19 @@ pub(super) struct Segment {
 }
 
 /// One operand of a [`Correlate`]: the address of its pixel 0, numbers per pixel, and the distance between consecutive
-/// pixels of a segment.
+/// pixels of a segment. With pairs, what is called a pixel here are two of them: an element is a channel of both.
 #[derive(Clone, Copy)]
-pub(super) struct Side {
-    pub at: *const f32,
+pub(super) struct Side<N> {
+    pub at: *const N,
     pub pixel: usize,
     pub step: usize,
 }
 
 /// `to[m][..] = from[m][..] + Σ over pixels of  a[pixel][m] · b[pixel][..]`
-pub(super) struct Correlate<'a> {
+pub(super) struct Correlate<'a, N> {
     pub segments: &'a [Segment],
-    pub a: Side,
-    pub b: Side,
+    pub a: Side<N>,
+    pub b: Side<N>,
     /// `M` rows of previous sums, `from_step` numbers apart; if null, the sums start at 0.
     pub from: *const f32,
     pub from_step: usize,
@@ -93,44 +101,17 @@ pub(super) struct Correlate<'a> {
     pub last: usize,
 }
 
-/// Copies some vectors of each pixel of the segments' `b` to consecutive places, `width` numbers apart.
-pub(super) struct Pack<'a> {
-    pub segments: &'a [Segment],
-    pub from: Side,
-    pub to: *mut f32,
-    pub width: usize,
-    /// Channels in the last vector; the others of a written vector are 0.
-    pub last: usize,
-}
+pub(super) type GatherFn<N> = unsafe fn(&Gather<N>);
+pub(super) type SlideFn<N> = unsafe fn(&Slide<N>);
+pub(super) type CorrelateFn<N> = unsafe fn(&Correlate<N>);
 
-/// Reorders the channels of `count` pixels, `step` numbers apart, into tiles: for each tile in turn, its channels of
-/// one pixel after another.
-pub(super) struct PackTiles<'a> {
-    pub from: *const f32,
-    pub step: usize,
-    pub count: usize,
-    /// First channel of each tile, and the end of the last; at most one vector of channels apart.
-    pub cuts: &'a [usize],
-    /// Space for `pixels` pixels of each tile.
-    pub to: *mut f32,
-    pub pixels: usize,
-}
-
-pub(super) type GatherFn = unsafe fn(&Gather);
-pub(super) type SlideFn = unsafe fn(&Slide);
-pub(super) type CorrelateFn = unsafe fn(&Correlate);
-pub(super) type PackFn = unsafe fn(&Pack);
-pub(super) type PackTilesFn = unsafe fn(&PackTiles);
-
-/// The kernels of one instruction set, indexed by vectors - 1 and rows - 1.
-pub(super) struct Kernels {
+/// The kernels of one instruction set and data type, indexed by vectors - 1 and rows - 1.
+pub(super) struct Kernels<N: 'static> {
     pub lanes: usize,
     pub rows: usize,
-    pub gather: [&'static [GatherFn]; VECTORS],
-    pub slide: [&'static [SlideFn]; VECTORS],
-    pub correlate: [&'static [CorrelateFn]; VECTORS],
-    pub pack: [PackFn; VECTORS],
-    pub pack_tiles: PackTilesFn,
+    pub gather: [&'static [GatherFn<N>]; VECTORS],
+    pub slide: [&'static [SlideFn<N>]; VECTORS],
+    pub correlate: [&'static [CorrelateFn<N>]; VECTORS],
 }
 
 /// How many rows of a panel ahead to prefetch. (Prefetching the next tile's inputs, too, cost more than it gained.)
@@ -140,34 +121,49 @@ const PANEL_AHEAD: usize = 12;
 /// Every row of every tap has `run` readable numbers, the panel holds all taps' rows, `out` has `M` entries with space
 /// for the tile's channels, and the machine has the instructions of `S`.
 #[inline(always)]
-unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
+unsafe fn gather<S: Operand, const M: usize, const V: usize>(a: &Gather<S::Number>) {
+    let (depth, row_len) = (S::Number::DEPTH, V * S::Sums::LANES * S::Number::DEPTH);
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sum = [[S::zero(); V]; M];
+        let mut sum = [[S::Sums::zero(); V]; M];
         for tap in a.taps {
             let rows = a.rows.as_ptr().add(tap.rows);
-            let row: [*const f32; M] = std::array::from_fn(|m| (*rows.add(m)).wrapping_offset(tap.offset).add(a.first));
-            let mut w = a.panel.add(tap.index * a.run * V * S::LANES);
-            for r in 0..a.run {
-                let b: [S; V] = std::array::from_fn(|v| S::load(w.add(v * S::LANES)));
-                (0..V).for_each(|v| prefetch(w.wrapping_add((PANEL_AHEAD * V + v) * S::LANES)));
-                for (sum, row) in sum.iter_mut().zip(row) {
-                    let x = S::splat(*row.add(r));
-                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = x.mul_add(b, *sum));
-                }
-                w = w.add(V * S::LANES);
+            let row: [*const S::Number; M] =
+                std::array::from_fn(|m| (*rows.add(m)).wrapping_offset(tap.offset).add(a.first));
+            let mut w = a.panel.add(tap.index * a.run.div_ceil(depth) * row_len);
+            for r in 0..a.run / depth {
+                gather_step::<S, M, V, false>(&mut sum, &row, r * depth, w);
+                w = w.add(row_len);
+            }
+            if !a.run.is_multiple_of(depth) {
+                gather_step::<S, M, V, true>(&mut sum, &row, a.run - 1, w);
             }
         }
-        let mask = S::first(a.last);
         for (m, sum) in sum.iter().enumerate() {
-            let out = (*a.out.get_unchecked(m)).add(a.channel);
-            for (v, sum) in sum.iter().enumerate() {
-                if v + 1 < V {
-                    sum.store(out.add(v * S::LANES));
-                } else {
-                    sum.store_masked(out.add(v * S::LANES), mask);
-                }
-            }
+            a.out.get_unchecked(m).add(a.channel).store::<S, V>(sum, a.last);
+        }
+    }
+}
+
+/// One element of each row, `at` numbers from its start, which with `ONE` is only the number there.
+///
+/// # Safety
+/// As [`gather`].
+#[inline(always)]
+unsafe fn gather_step<S: Operand, const M: usize, const V: usize, const ONE: bool>(
+    sum: &mut [[S::Sums; V]; M],
+    row: &[*const S::Number; M],
+    at: usize,
+    w: *const S::Number,
+) {
+    let len = S::Sums::LANES * S::Number::DEPTH;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let b: [S::Sums; V] = std::array::from_fn(|v| S::Sums::load(w.add(v * len).cast()));
+        (0..V).for_each(|v| prefetch(w.wrapping_add((PANEL_AHEAD * V + v) * len)));
+        for (sum, row) in sum.iter_mut().zip(row) {
+            let x = if ONE { S::splat_one(row.add(at)) } else { S::splat(row.add(at)) };
+            sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = S::mul_add(x, b, *sum));
         }
     }
 }
@@ -176,17 +172,17 @@ unsafe fn gather<S: Vector, const M: usize, const V: usize>(a: &Gather) {
 /// Every segment is inside both arrays with `M` and the tile's channels readable at each pixel, `from` and `to` hold
 /// the tile, and the machine has the instructions of `S`.
 #[inline(always)]
-unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
+unsafe fn correlate<S: Operand, const M: usize, const V: usize>(a: &Correlate<S::Number>) {
+    let (depth, lanes) = (S::Number::DEPTH, S::Sums::LANES);
     // SAFETY: the caller's promise.
     unsafe {
-        let mask = S::first(a.last);
-        let mut sum = [[S::zero(); V]; M];
+        let mask = S::Sums::first(a.last);
+        let mut sum = [[S::Sums::zero(); V]; M];
         if !a.from.is_null() {
             let mut from = a.from;
             for sum in &mut sum {
                 for (v, sum) in sum.iter_mut().enumerate() {
-                    let from = from.add(v * S::LANES);
-                    *sum = if v + 1 < V { S::load(from) } else { S::load_masked(from, mask) };
+                    *sum = load::<S::Sums, V>(v, from.add(v * lanes), mask);
                 }
                 from = from.wrapping_add(a.from_step);
             }
@@ -194,12 +190,11 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
         for s in a.segments {
             let (mut x, mut w) = (a.a.at.add(s.a * a.a.pixel), a.b.at.add(s.b * a.b.pixel));
             for _ in 0..s.count {
-                let b: [S; V] = std::array::from_fn(|v| {
-                    if v + 1 < V { S::load(w.add(v * S::LANES)) } else { S::load_masked(w.add(v * S::LANES), mask) }
-                });
+                let b: [S::Sums; V] =
+                    std::array::from_fn(|v| load::<S::Sums, V>(v, w.add(v * lanes * depth).cast(), mask));
                 for (m, sum) in sum.iter_mut().enumerate() {
-                    let x = S::splat(*x.add(m));
-                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = x.mul_add(b, *sum));
+                    let x = S::splat(x.add(m * depth));
+                    sum.iter_mut().zip(b).for_each(|(sum, b)| *sum = S::mul_add(x, b, *sum));
                 }
                 x = x.wrapping_add(a.a.step);
                 w = w.wrapping_add(a.b.step);
@@ -207,65 +202,20 @@ unsafe fn correlate<S: Vector, const M: usize, const V: usize>(a: &Correlate) {
         }
         let mut to = a.to;
         for sum in &sum {
-            for (v, sum) in sum.iter().enumerate() {
-                if v + 1 < V {
-                    sum.store(to.add(v * S::LANES));
-                } else {
-                    sum.store_masked(to.add(v * S::LANES), mask);
-                }
-            }
+            Place::F32(to).store::<S, V>(sum, a.last);
             to = to.wrapping_add(a.to_step);
         }
     }
 }
 
+/// Vector `v` of `V`, of which only the last is masked.
+///
 /// # Safety
-/// Every segment is inside `from` with the vectors' channels readable at each pixel, `to` has space for all pixels and
-/// one more vector, and the machine has the instructions of `S`.
+/// As [`Vector`].
 #[inline(always)]
-unsafe fn pack<S: Vector, const V: usize>(a: &Pack) {
+unsafe fn load<S: Vector, const V: usize>(v: usize, p: *const f32, mask: S::Mask) -> S {
     // SAFETY: the caller's promise.
-    unsafe {
-        let mask = S::first(a.last);
-        let mut to = a.to;
-        for s in a.segments {
-            let mut from = a.from.at.add(s.b * a.from.pixel);
-            for _ in 0..s.count {
-                for v in 0..V {
-                    let from = from.add(v * S::LANES);
-                    let value = if v + 1 < V { S::load(from) } else { S::load_masked(from, mask) };
-                    value.store(to.add(v * S::LANES));
-                }
-                from = from.wrapping_add(a.from.step);
-                to = to.add(a.width);
-            }
-        }
-    }
-}
-
-/// How many pixels ahead [`pack_tiles`] prefetches: it reads a few of many channels, which the hardware prefetcher does
-/// not follow.
-const AHEAD: usize = 4;
-
-/// # Safety
-/// The channels are readable at every pixel, `to` has the space that [`PackTiles`] describes, and the machine has the
-/// instructions of `S`.
-#[inline(always)]
-unsafe fn pack_tiles<S: Vector>(a: &PackTiles) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let first = *a.cuts.get_unchecked(0);
-        for i in 0..a.count {
-            let from = a.from.add(i * a.step);
-            for cut in a.cuts.windows(2) {
-                let (start, len) = (cut[0], cut[1] - cut[0]);
-                let to = a.to.add((start - first) * a.pixels + i * len);
-                let (from, mask) = (from.add(start), S::first(len));
-                prefetch(from.wrapping_add(AHEAD * a.step));
-                S::load_masked(from, mask).store_masked(to, mask);
-            }
-        }
-    }
+    unsafe { if v + 1 < V { S::load(p) } else { S::load_masked(p, mask) } }
 }
 
 /// # Safety
@@ -273,10 +223,11 @@ unsafe fn pack_tiles<S: Vector>(a: &PackTiles) {
 /// rows of all groups; `out` has space for `M` results of the tile's channels; and the machine has the instructions of
 /// `S`.
 #[inline(always)]
-unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
+unsafe fn slide<S: Operand, const M: usize, const V: usize>(a: &Slide<S::Number>) {
+    let (depth, len) = (S::Number::DEPTH, S::Sums::LANES * S::Number::DEPTH);
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sum = [[S::zero(); V]; M];
+        let mut sum = [[S::Sums::zero(); V]; M];
         let whole = a.inside == (0..M + TAPS - 1);
         for tap in a.taps {
             let x = a.x.wrapping_offset(tap.offset);
@@ -285,12 +236,12 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
             for (i, row) in row.iter_mut().enumerate().take(M + TAPS - 1) {
                 *row = if whole || a.inside.contains(&i) { at(i) } else { a.zeros };
             }
-            let mut w = a.panel.add(tap.index * a.run * TAPS * V * S::LANES);
-            for r in 0..a.run {
-                let mut b = [[S::zero(); V]; TAPS];
+            let mut w = a.panel.add(tap.index * a.run / depth * TAPS * V * len);
+            for r in (0..a.run).step_by(depth) {
+                let mut b = [[S::Sums::zero(); V]; TAPS];
                 for (d, b) in b.iter_mut().enumerate() {
                     for (v, b) in b.iter_mut().enumerate() {
-                        *b = S::load(w.add((d * V + v) * S::LANES));
+                        *b = S::Sums::load(w.add((d * V + v) * len).cast());
                     }
                 }
                 // Unrolled by a macro: the tile must stay in registers, so no loop may remain here. Plain statements:
@@ -298,7 +249,7 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
                 macro_rules! inputs {
                     ($($i:literal)*) => {$(
                         if $i < M + TAPS - 1 {
-                            let x = S::splat(*row[$i].add(r));
+                            let x = S::splat(row[$i].add(r));
                             inputs!($i, 0, x);
                             inputs!($i, 1, x);
                             inputs!($i, 2, x);
@@ -307,27 +258,19 @@ unsafe fn slide<S: Vector, const M: usize, const V: usize>(a: &Slide) {
                     ($i:literal, $d:literal, $x:ident) => {
                         if $i >= $d && $i - $d < M {
                             let sum = &mut sum[usize::min($i - $d, M - 1)];
-                            sum[0] = $x.mul_add(b[$d][0], sum[0]);
+                            sum[0] = S::mul_add($x, b[$d][0], sum[0]);
                             if V > 1 {
-                                sum[V - 1] = $x.mul_add(b[$d][V - 1], sum[V - 1]);
+                                sum[V - 1] = S::mul_add($x, b[$d][V - 1], sum[V - 1]);
                             }
                         }
                     };
                 }
                 inputs!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25);
-                w = w.add(TAPS * V * S::LANES);
+                w = w.add(TAPS * V * len);
             }
         }
-        let mask = S::first(a.last);
         for (m, sum) in sum.iter().enumerate() {
-            let out = a.out.add(m * a.out_step);
-            for (v, sum) in sum.iter().enumerate() {
-                if v + 1 < V {
-                    sum.store(out.add(v * S::LANES));
-                } else {
-                    sum.store_masked(out.add(v * S::LANES), mask);
-                }
-            }
+            a.out.add(m * a.out_step).store::<S, V>(sum, a.last);
         }
     }
 }
@@ -337,53 +280,46 @@ const MOST: usize = 24;
 
 /// The table of one instruction set: each kernel for every number of rows listed.
 macro_rules! kernels {
-    ($name:ident, $module:ident, $vector:ty, $([$feature:meta])?, rows $($rows:literal)*,
+    ($name:ident, $module:ident, $operand:ty, $([$feature:meta])?, rows $($rows:literal)*,
      slide $($one:literal)*, $($two:literal)*) => {
         mod $module {
             use super::*;
+            type Of = <$operand as Operand>::Number;
             $(#[$feature])?
-            unsafe fn gather<const M: usize, const V: usize>(a: &Gather) {
+            unsafe fn gather<const M: usize, const V: usize>(a: &Gather<Of>) {
                 // SAFETY: here and below, passed on.
-                unsafe { super::gather::<$vector, M, V>(a) }
+                unsafe { super::gather::<$operand, M, V>(a) }
             }
             $(#[$feature])?
-            unsafe fn slide<const M: usize, const V: usize>(a: &Slide) {
+            unsafe fn slide<const M: usize, const V: usize>(a: &Slide<Of>) {
                 // SAFETY: as above.
-                unsafe { super::slide::<$vector, M, V>(a) }
+                unsafe { super::slide::<$operand, M, V>(a) }
             }
             $(#[$feature])?
-            unsafe fn correlate<const M: usize, const V: usize>(a: &Correlate) {
+            unsafe fn correlate<const M: usize, const V: usize>(a: &Correlate<Of>) {
                 // SAFETY: as above.
-                unsafe { super::correlate::<$vector, M, V>(a) }
+                unsafe { super::correlate::<$operand, M, V>(a) }
             }
-            $(#[$feature])?
-            unsafe fn pack<const V: usize>(a: &Pack) {
-                // SAFETY: as above.
-                unsafe { super::pack::<$vector, V>(a) }
-            }
-            $(#[$feature])?
-            unsafe fn pack_tiles(a: &PackTiles) {
-                // SAFETY: as above.
-                unsafe { super::pack_tiles::<$vector>(a) }
-            }
-            pub(in super::super) static KERNELS: Kernels = Kernels {
-                lanes: <$vector>::LANES,
+            pub(in super::super) static KERNELS: Kernels<Of> = Kernels {
+                lanes: <$operand as Operand>::Sums::LANES,
                 rows: [$($rows),*].len(),
                 gather: [&[$(gather::<$rows, 1>),*], &[$(gather::<$rows, 2>),*]],
                 slide: [&[$(slide::<$one, 1>),*], &[$(slide::<$two, 2>),*]],
                 correlate: [&[$(correlate::<$rows, 1>),*], &[$(correlate::<$rows, 2>),*]],
-                pack: [pack::<1>, pack::<2>],
-                pack_tiles,
             };
         }
         pub(super) use $module::KERNELS as $name;
     };
 }
 
-kernels!(PLAIN, plain, Plain, , rows 1 2 3, slide 1 2 3, 1 2);
+kernels!(PLAIN, plain, Singles<Plain>, , rows 1 2 3, slide 1 2 3, 1 2);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, Avx2, [target_feature(enable = "avx2,fma")], rows 1 2 3 4 5 6,
+kernels!(AVX2, avx2, Singles<Avx2>, [target_feature(enable = "avx2,fma")], rows 1 2 3 4 5 6,
     slide 1 2 3 4 5 6 7 8 9 10, 1 2 3 4);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, Avx512, [target_feature(enable = "avx512f")], rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14,
+kernels!(AVX512, avx512, Singles<Avx512>, [target_feature(enable = "avx512f")], rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14,
+    slide 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24, 1 2 3 4 5 6 7 8 9 10 11 12);
+#[cfg(target_arch = "x86_64")]
+kernels!(PAIRS, of_pairs, Pairs, [target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")],
+    rows 1 2 3 4 5 6 7 8 9 10 11 12 13 14,
     slide 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24, 1 2 3 4 5 6 7 8 9 10 11 12);

@@ -2,6 +2,7 @@
 
 use super::super::loop_nest::{LoopNest, TAPS};
 use super::kernel::{Kernels, VECTORS};
+use super::operand::Number;
 use super::transpose::transpose;
 use crate::cpu::traffic::{self, Temporary, Work};
 use crate::error::Result;
@@ -9,10 +10,11 @@ use crate::tensor::Buffer;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Filters as the kernels read them: `group block tap run channel`, the channels of a block padded to whole vectors;
-/// for a sliding nest, `group block three run tap channel`.
-pub(super) struct Panels {
-    data: Buffer<f32>,
+/// Filters as the kernels read them: `group block tap element channel`, the channels of a block padded to whole vectors;
+/// for a sliding nest, `group block three element tap channel`. The elements are those of the run, the last one filled up with
+/// zeros.
+pub(super) struct Panels<N: Number> {
+    data: Buffer<N>,
     pub blocks: Vec<Block>,
     pub groups: usize,
     /// Channels of one group.
@@ -30,36 +32,38 @@ pub(super) struct Strides {
     pub run: usize,
 }
 
-impl Panels {
+impl<N: Number> Panels<N> {
     /// Packs the filters of `groups` groups of `channels` results each.
-    pub fn pack(k: &Kernels, nest: &LoopNest, w: &[f32], groups: usize, channels: usize, s: Strides) -> Result<Self> {
+    pub fn pack(k: &Kernels<N>, nest: &LoopNest, w: &[N], groups: usize, channels: usize, s: Strides) -> Result<Self> {
         let taps: Vec<usize> = nest.taps().map(|t| nest.index(t)).collect();
-        let side = if nest.slides() { TAPS } else { 1 }; // adjacent taps
+        let side = if nest.slides(N::DEPTH) { TAPS } else { 1 }; // adjacent taps
         let (blocks, run) = (blocks(k, channels, VECTORS), nest.run);
-        let len = taps.len() * run * VECTORS * k.lanes;
+        let len = taps.len() * run.next_multiple_of(N::DEPTH) * VECTORS * k.lanes;
         let mut data = Buffer::arbitrary(groups * blocks.len() * len)?;
         let bytes = size_of_val(data.as_slice());
         traffic::temporary(Temporary::Filters, bytes, bytes);
         data.as_mut_slice().par_chunks_mut(len.max(1)).enumerate().for_each(|(i, panel)| {
             let (group, block) = (i / blocks.len(), &blocks[i % blocks.len()]);
-            let width = block.vectors * k.lanes;
-            for (taps, panel) in taps.chunks_exact(side).zip(panel.chunks_exact_mut((run * side * width).max(1))) {
+            let width = block.vectors * k.lanes * N::DEPTH;
+            let of_taps = run.div_ceil(N::DEPTH) * side * width;
+            for (taps, panel) in taps.chunks_exact(side).zip(panel.chunks_exact_mut(of_taps.max(1))) {
                 let w = &w[group * s.group + block.first * s.channel..];
                 // One cache line of each filter at a time.
                 for (part, panel) in panel.chunks_mut(16 * side * width).enumerate() {
-                    let rows = panel.len() / (side * width);
+                    let first = part * 16 * N::DEPTH;
+                    let numbers = (panel.len() / (side * width) * N::DEPTH).min(run - first);
                     for (d, tap) in taps.iter().enumerate() {
-                        let w = &w[tap * s.tap + part * 16 * s.run..];
-                        let panel = &mut panel[d * width..];
+                        let (w, panel) = (&w[tap * s.tap + first * s.run..], &mut panel[d * width..]);
                         if s.channel == 1 {
-                            for r in 0..rows {
-                                panel[r * side * width..][..block.len].copy_from_slice(&w[r * s.run..][..block.len]);
+                            for (r, to) in (0..numbers).step_by(N::DEPTH).zip(panel.chunks_mut(side * width)) {
+                                let row = |r: usize| (r < numbers).then(|| &w[r * s.run..][..block.len]);
+                                N::weave(&w[r * s.run..][..block.len], row(r + 1), &mut to[..block.len * N::DEPTH]);
                             }
                         } else {
-                            transpose(w, s.channel, panel, side * width, block.len, rows);
+                            transpose(w, s.channel, panel, side * width, block.len, numbers);
                         }
                     }
-                    panel.chunks_exact_mut(width).for_each(|row| row[block.len..].fill(0.0));
+                    panel.chunks_exact_mut(width).for_each(|row| row[block.len * N::DEPTH..].fill(N::zeroed()));
                 }
             }
         });
@@ -67,7 +71,7 @@ impl Panels {
     }
 
     /// The filters of one block.
-    pub fn panel(&self, group: usize, block: usize) -> *const f32 {
+    pub fn panel(&self, group: usize, block: usize) -> *const N {
         self.data.as_slice()[(group * self.blocks.len() + block) * self.len..].as_ptr()
     }
 
@@ -110,7 +114,7 @@ impl Tasks {
     }
 
     /// Calls `f(units, group, blocks)` for every task, in parallel.
-    pub fn run(&self, panels: &Panels, f: impl Fn(Range<usize>, usize, Range<usize>) + Sync) {
+    pub fn run<N: Number>(&self, panels: &Panels<N>, f: impl Fn(Range<usize>, usize, Range<usize>) + Sync) {
         (0..self.ranges * panels.groups * self.parts).into_par_iter().with_max_len(1).for_each(|task| {
             let (range, group, part) =
                 (task / self.parts / panels.groups, task / self.parts % panels.groups, task % self.parts);
@@ -121,7 +125,7 @@ impl Tasks {
     }
 }
 
-impl Panels {
+impl<N: Number> Panels<N> {
     /// The channels of some blocks of a group.
     pub fn span(&self, group: usize, blocks: &Range<usize>) -> Range<usize> {
         let end = self.blocks[..blocks.end].last().map_or(0, |b| b.first + b.len);
@@ -132,23 +136,23 @@ impl Panels {
 
 /// The result, to which all tasks write at disjoint positions and channels.
 #[derive(Clone, Copy)]
-pub(super) struct Out(*mut f32);
+pub(super) struct Out<T>(*mut T);
 
-impl Out {
-    pub fn new(out: &mut [f32]) -> Self {
+impl<T: Copy> Out<T> {
+    pub fn new(out: &mut [T]) -> Self {
         Out(out.as_mut_ptr())
     }
 
     /// Element `i`.
-    pub fn at(self, i: usize) -> *mut f32 {
+    pub fn at(self, i: usize) -> *mut T {
         self.0.wrapping_add(i)
     }
 }
 
 // SAFETY: tasks write disjoint elements: other positions, or other channels of them.
-unsafe impl Send for Out {}
+unsafe impl<T> Send for Out<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Out {}
+unsafe impl<T> Sync for Out<T> {}
 
 /// Panels up to this size stay in a core's cache together with the rows that they are multiplied with.
 const CACHED: usize = 1 << 18;
@@ -170,7 +174,7 @@ pub(super) struct Block {
 }
 
 /// Divides `channels` into blocks of at most so many vectors.
-pub(super) fn blocks(k: &Kernels, channels: usize, vectors: usize) -> Vec<Block> {
+pub(super) fn blocks<N>(k: &Kernels<N>, channels: usize, vectors: usize) -> Vec<Block> {
     let block = |first: usize| {
         let len = (channels - first).min(vectors * k.lanes);
         let vectors = len.div_ceil(k.lanes);

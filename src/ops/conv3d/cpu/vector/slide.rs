@@ -3,19 +3,20 @@
 use super::super::epilogue::Finish;
 use super::super::loop_nest::{LoopNest, TAPS};
 use super::kernel::{Kernels, Slide, Tap};
+use super::operand::Number;
 use super::panels::{Out, Panels};
 
 /// Computes every position of `nest`, which slides, and writes it to `out`.
-pub(super) fn run(
-    k: &Kernels,
+pub(super) fn run<N: Number, T: Number>(
+    k: &Kernels<N>,
     nest: &LoopNest,
-    panels: &Panels,
-    input: &[f32],
-    out: &mut [f32],
-    finish: &mut Finish<f32>,
+    panels: &Panels<N>,
+    input: &[N],
+    out: &mut [T],
+    finish: &mut Finish<T>,
 ) {
     let [t, h, w] = &nest.axes;
-    let zeros = vec![0.0; nest.run];
+    let zeros = vec![N::zeroed(); nest.run];
     // The first tap of each group of three.
     let threes: Vec<_> = nest.taps().step_by(TAPS).collect();
     let offsets: Vec<isize> = threes.iter().map(|&tap| nest.offset(tap)).collect();
@@ -50,7 +51,7 @@ pub(super) fn run(
                     zeros: zeros.as_ptr(),
                     run: nest.run,
                     panel: panels.panel(group, b),
-                    out: out.at(nest.output(n, [qt, qh, from]) + group * panels.channels + block.first),
+                    out: T::place(out.at(nest.output(n, [qt, qh, from]) + group * panels.channels + block.first)),
                     out_step: w.out_step * nest.out_pitch,
                     last: block.last,
                 };

@@ -72,7 +72,7 @@ impl Task<'_> {
     /// The sums over some strips, written to `to`, where those of all filters have their places.
     fn run(&self, strips: &[Strip], to: *mut f32) {
         let Task { isa, p, filters: [first, end], .. } = *self;
-        let (k, filters) = (kernels(isa), end - first);
+        let (k, filters) = (kernels(isa).0, end - first);
         let most = |f: &dyn Fn(&Strip) -> usize| strips.iter().map(f).max().unwrap_or(0);
         let mut inputs = Buffer::<f32>::workspace(most(&|s| PRODUCTS * s.pitch(p)));
         let mut gradients = Buffer::<f32>::workspace(most(&|s| PRODUCTS * self.pitch(s)));

@@ -5,6 +5,7 @@ use super::super::super::epilogue::Finish;
 use super::super::super::loop_nest::Rows;
 use super::super::kernel::{Gather, Tap, VECTORS};
 use super::super::kernels;
+use super::super::operand::Place;
 use super::super::panels::{Block, Out, blocks};
 use super::super::transpose::transpose;
 use super::transform::{self, PRODUCTS};
@@ -31,7 +32,7 @@ impl Filters {
     /// For fprop: sums over input channels, results of output channels.
     pub fn of_results(isa: Isa, p: &Conv3d, w: &[f32]) -> Result<Filters> {
         Self::new(isa, p.kernel[0], p.c, p.k, |block, panel, len| {
-            let width = block.vectors * kernels(isa).lanes;
+            let width = block.vectors * kernels(isa).0.lanes;
             let mut space = Buffer::<f32>::workspace(PRODUCTS * (block.len * CHANNELS + APART));
             let space = space.as_mut_slice();
             for tap in 0..p.kernel[0] {
@@ -58,7 +59,7 @@ impl Filters {
     /// For dgrad: sums over output channels, results of input channels, and taps in space in the opposite order.
     pub fn of_inputs(isa: Isa, p: &Conv3d, w: &[f32]) -> Result<Filters> {
         Self::new(isa, p.kernel[0], p.k, p.c, |block, panel, len| {
-            let width = block.vectors * kernels(isa).lanes;
+            let width = block.vectors * kernels(isa).0.lanes;
             for k in 0..p.k {
                 for tap in 0..p.kernel[0] {
                     let w = &w[((k * p.kernel[0] + tap) * 9) * p.c..][..9 * p.c];
@@ -80,7 +81,7 @@ impl Filters {
         channels: usize,
         fill: impl Fn(&Block, &mut [f32], usize) + Sync,
     ) -> Result<Filters> {
-        let k = kernels(isa);
+        let k = kernels(isa).0;
         let blocks = blocks(k, channels, VECTORS);
         let len = taps * run * VECTORS * k.lanes + APART;
         let mut data = Buffer::arbitrary(blocks.len() * PRODUCTS * len)?;
@@ -156,9 +157,9 @@ struct Task<'a> {
 
 impl Task<'_> {
     /// The results of some blocks of channels.
-    fn run(&self, x: &[f32], out: Out, blocks: Range<usize>) {
+    fn run(&self, x: &[f32], out: Out<f32>, blocks: Range<usize>) {
         let Task { isa, p, filters, strip } = *self;
-        let k = kernels(isa);
+        let k = kernels(isa).0;
         let (tiles, width) = (strip.tiles(p), VECTORS * k.lanes);
         let together = if PRODUCTS * filters.len <= CACHED { 1 } else { strip.frames.len() };
         let mut inputs = Buffer::<f32>::workspace(PRODUCTS * strip.pitch(p));
@@ -175,8 +176,8 @@ impl Task<'_> {
             for first in strip.frames.clone().step_by(together) {
                 let frames = first..(first + together).min(strip.frames.end);
                 let to = products.as_mut_slice();
-                let to: Vec<*mut f32> =
-                    (0..frames.len() * tiles).map(|i| to[i * tile..][..tile].as_mut_ptr()).collect();
+                let to: Vec<Place> =
+                    (0..frames.len() * tiles).map(|i| Place::F32(to[i * tile..][..tile].as_mut_ptr())).collect();
                 for product in 0..PRODUCTS {
                     for (f, t) in frames.clone().enumerate() {
                         taps.clear();
@@ -210,7 +211,7 @@ impl Task<'_> {
     }
 
     /// Writes one frame's results of a block of channels, from the products `tile product channel`.
-    fn write(&self, block: &Block, products: &[f32], channels: usize, t: usize, out: Out) {
+    fn write(&self, block: &Block, products: &[f32], channels: usize, t: usize, out: Out<f32>) {
         let Task { isa, p, strip, .. } = *self;
         let [row, frame, sample] = Problem::steps(p.output, p.k);
         let columns = p.tiles()[1];
