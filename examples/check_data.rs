@@ -24,6 +24,7 @@ use tubelet::error::ErrorKind;
 use tubelet::train::limits;
 use tubelet::train::maclr::Recipe;
 use tubelet::train::mcl;
+use tubelet::train::pretrain::steps_per_epoch;
 use tubelet::train::views::ViewSpec;
 use tubelet::video::dataset::{Problem, ProblemKind};
 use tubelet::video::{Dataset, Decode, Ffmpeg, Input, Item, Source, read};
@@ -55,7 +56,7 @@ struct Args {
     /// With lists of UCF101 or HMDB51: which of their splits [default: the first]
     #[arg(long, value_name = "N", value_parser = within::<u64>(limits::SPLIT))]
     split: Option<u64>,
-    /// Preset whose clips the videos should be long enough for
+    /// Preset whose clips the videos should be long enough for, and whose steps they should be enough for
     #[arg(long, default_value = "small")]
     preset: Preset,
     /// Frames of an RGB clip [default: the preset's]
@@ -64,6 +65,9 @@ struct Args {
     /// Distance between frames of an RGB clip, in frames of the video [default: the preset's]
     #[arg(long, value_parser = within::<usize>(limits::STRIDE))]
     stride: Option<usize>,
+    /// Videos per step, of which a run needs as many for training [default: the preset's]
+    #[arg(long, value_parser = within::<usize>(limits::BATCH))]
+    batch: Option<usize>,
     /// Decode every frame of each video; without it only headers are read
     #[arg(long)]
     decode: bool,
@@ -88,13 +92,14 @@ fn run(args: &Args) -> Result<()> {
         .build_global()
         .with_context(|| format!("--jobs {}: they cannot be started", args.jobs))?;
     let stop = stop_flag()?;
-    let mut views = match args.preset {
+    let mut training = match args.preset {
         Preset::Tiny => Recipe::tiny().training,
         Preset::Small | Preset::Long => Recipe::small().training,
         Preset::Paper => Recipe::paper()?.training,
         Preset::PaperKinetics => mcl::Recipe::paper_kinetics().training,
-    }
-    .views;
+    };
+    set(&mut training.batch, args.batch);
+    let views = &mut training.views;
     set(&mut views.frames, args.frames);
     set(&mut views.stride, args.stride);
     let mut problems = Problems::new(args.report.as_deref())?;
@@ -104,7 +109,7 @@ fn run(args: &Args) -> Result<()> {
     splits.train.warnings.iter().chain(&splits.test.warnings).for_each(warn);
     let mut left = Vec::new();
     for data in [&splits.train, &splits.test].into_iter().filter(|data| !data.is_empty()) {
-        left.push(look(data, args, &views, &stop, &mut problems)?);
+        left.push(look(data, args, &training.views, &stop, &mut problems)?);
     }
     say(format_args!("classes: {}", plan::classes(&splits.train, &splits.test)));
     let refused = problems.finish()?;
@@ -118,6 +123,11 @@ fn run(args: &Args) -> Result<()> {
         );
     }
     ensure!(left.iter().all(|n| *n > 0), "a run cannot use these videos: {usable}");
+    // A single video without a label is cut into parts.
+    if splits.train.is_labelled() || splits.train.len() > 1 {
+        steps_per_epoch(left[0], training.batch)
+            .with_context(|| format!("usable: {usable}, but a run refuses so few"))?;
+    }
     say(format_args!("usable: {usable}"));
     Ok(())
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::sync::Arc;
 use support::args::{one_of, within};
-use support::checks::{check_memory, classes_can_be_tested, earlier_epochs};
+use support::checks::{check_memory, classes_can_be_tested, earlier_epochs, warn_of_few_steps};
 use support::classified::{self, Groups};
 use support::evaluate::{Options, Prepared, Task};
 use support::evaluation::Evaluation;
@@ -256,9 +256,7 @@ fn run(args: &Args) -> Result<()> {
     let steps = steps_per_epoch(splits.train.len(), recipe.batch)?.saturating_mul(recipe.epochs);
     classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
     let groups = args.groups.of(&splits.test)?;
-    if steps < FEW_STEPS {
-        warn(format_args!("--epochs {} are {steps} steps: with so few videos more passes are needed", recipe.epochs));
-    }
+    warn_of_few_steps(recipe.epochs, steps);
     let training = format!(
         "{} over {}: {steps} steps of {}, rate {}{}",
         count(usize::try_from(recipe.epochs)?, "pass", "passes"),
@@ -303,9 +301,6 @@ fn run(args: &Args) -> Result<()> {
         .set("loss_last", done.loss_last);
     classified::write(&run, summary, &classes, &scores, groups.as_ref())
 }
-
-/// Steps below which a run is too short to learn from random or foreign features.
-const FEW_STEPS: u64 = 100;
 
 /// A run that has a checkpoint goes on from that, so it does not matter if the run that `--init` names has newer weights
 /// since.

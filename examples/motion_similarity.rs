@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 use support::args::{Common, arch, one_of, within};
+use support::checks::same_network;
 use support::evaluation::MOST;
 use support::init::{self, Network};
 use support::options::set;
@@ -105,6 +106,7 @@ fn run(args: &Args) -> Result<()> {
     let out = args.common.out("motion_similarity");
     let settings = args.settings(&it)?;
     Folder::check(&out).with_context(|| format!("--out {}", out.display()))?;
+    same_network(&out, &settings)?;
     Folder::compare(&out, &settings, &[]).context("--out")?;
     if args.dry_run {
         args.plan(&it);

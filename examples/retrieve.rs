@@ -67,7 +67,8 @@ fn run(args: &Args) -> Result<()> {
     for k in RANKS {
         summary.set(&format!("r{k}"), found.recall(k));
     }
-    say(format_args!("R@1 {}, R@5 {}; files in {}", summary.shown("r1"), summary.shown("r5"), run.out.display()));
+    let ([r1, r5], elsewhere) = (["r1", "r5"].map(|name| summary.shown(name)), run.elsewhere());
+    say(format_args!("R@1 {r1}, R@5 {r5}{elsewhere}; files in {}", run.out.display()));
     summary.finish(&run.out)
 }
 

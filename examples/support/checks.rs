@@ -21,6 +21,15 @@ use tubelet::video::{Dataset, Ffmpeg, FlowSource, Input, Item, Short, Split, Spl
 const PART: f64 = 10.0;
 /// Maximum number of problems of one kind that are named.
 pub const NAMED: usize = 5;
+/// Steps below which a run is too short to learn from random or foreign features.
+const FEW_STEPS: u64 = 100;
+
+/// Warns of a run of so few `steps` in all.
+pub fn warn_of_few_steps(epochs: u64, steps: u64) {
+    if steps < FEW_STEPS {
+        warn(format_args!("--epochs {epochs} are {steps} steps: with so few videos more passes are needed"));
+    }
+}
 
 /// Refuses a path that cannot become a folder, because it or one of its parents is a file.
 pub fn folder_to_be(option: &str, path: &Path) -> Result<()> {
@@ -289,9 +298,30 @@ pub fn classes_can_be_tested(
     )
 }
 
+/// Refuses to write the evaluation of a network into the folder of another one's. `finetune` may go on with a run whose first
+/// weights have changed since.
+pub fn same_network(out: &Path, settings: &Value) -> Result<()> {
+    let Some(begun) = Folder::settings(out).context("--out")? else { return Ok(()) };
+    let (name, program) = ("init.checksum", &settings["program"]);
+    let evaluates = settings.get(name).is_some() && begun["program"] == *program && program != "finetune";
+    if !evaluates || begun[name] == settings[name] {
+        return Ok(());
+    }
+    // Beside the checksum, if the file had one.
+    let of = |all: &Value| [&all[Folder::PATHS], all].iter().find_map(|at| at["--init"].as_str().map(str::to_owned));
+    let (before, now) = (of(&begun), of(settings));
+    let whose = match before {
+        None => "another network (random weights)".to_owned(),
+        Some(init) if Some(&init) == now.as_ref() => format!("other weights of {init}"),
+        Some(init) => format!("another network ({init})"),
+    };
+    bail!("{} holds the evaluation of {whose}: choose another --out", out.display())
+}
+
 /// Whether there is a run in `out` to resume. Refuses one with other settings, videos or flow; with `skipped`, `settings`
 /// name the skipped videos, too.
 pub fn goes_on(out: &Path, settings: &Value, skipped: bool) -> Result<bool> {
+    same_network(out, settings)?;
     let compare = if skipped { Folder::compare } else { Folder::compare_known };
     compare(out, settings, &FREE).map_err(|e| {
         // What other settings follow from, unless the option is there that chose them.

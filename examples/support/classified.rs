@@ -148,7 +148,8 @@ pub fn write(
         .set("top1_group_high", by_group.map(|[_, high]| high));
     let [top1, low, high] = ["top1", "top1_low", "top1_high"].map(|name| summary.shown(name));
     let videos = count(test.len(), "test video", "test videos");
-    say(format_args!("accuracy {top1} (95 % interval {low} to {high}) on {videos}; files in {}", run.out.display()));
+    let (elsewhere, out) = (run.elsewhere(), run.out.display());
+    say(format_args!("accuracy {top1} (95 % interval {low} to {high}) on {videos}{elsewhere}; files in {out}"));
     summary.finish(&run.out)
 }
 

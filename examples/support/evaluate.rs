@@ -123,6 +123,9 @@ impl Options {
                 network.arch()
             ));
         }
+        if let Some(what) = self.elsewhere(&network) {
+            say(what);
+        }
         let mut spec = ViewSpec::small();
         if self.videos.procedural() {
             spec.stride = 2; // procedural videos are short
@@ -159,6 +162,12 @@ impl Options {
             MOST as f64 * 4e-9
         );
         Ok(Prepared { device, ranks, network, sampling, views, spec })
+    }
+
+    /// That the videos are procedural clips and the network was trained on others, if so.
+    pub fn elsewhere(&self, network: &Network) -> Option<String> {
+        let data = network.trained_on.as_ref().filter(|_| self.videos.procedural())?;
+        Some(format!("on procedural videos, since no --data is given; the network was trained on {data}"))
     }
 }
 

@@ -97,6 +97,11 @@ impl Evaluation<'_> {
         self.folder.settle(&self.settings, free).context("--out")
     }
 
+    /// For the sentence of the result: [`Options::elsewhere`] in parentheses, or nothing.
+    pub fn elsewhere(&self) -> String {
+        self.options.elsewhere(&self.start).map_or(String::new(), |what| format!(" ({what})"))
+    }
+
     /// Length of the features of a view.
     fn dim(&self) -> usize {
         self.network.features()

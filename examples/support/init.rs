@@ -29,6 +29,8 @@ pub struct Network {
     pub checksum: Option<String>,
     /// Clips as it was trained with them, as far as that is known.
     pub clips: Option<Clips>,
+    /// `--data` of the run that trained it; `None` for procedural clips, or where that is not known.
+    pub trained_on: Option<String>,
 }
 
 /// Clips as a network was trained with them.
@@ -50,7 +52,7 @@ impl Network {
     /// Random weights of `seed` in place of those that were read.
     pub fn forget(&mut self, seed: u64) {
         self.params = Trunk::with_params(&self.net, seed).1;
-        (self.file, self.checksum) = (None, None);
+        (self.file, self.checksum, self.trained_on) = (None, None, None);
     }
 
     /// The architecture's name: `small` for the networks of the presets `tiny` and `small`, `custom` for any other
@@ -65,6 +67,8 @@ impl Network {
 struct Described {
     net: Option<Net>,
     clips: Option<Clips>,
+    /// `--data` of its run.
+    trained_on: Option<String>,
     /// What stands before its names in the file.
     at: Option<&'static str>,
     file: PathBuf,
@@ -77,7 +81,7 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
         say("without --init the network has random weights: this shows what features without any training are worth");
         let net = arch.map_or_else(|| Recipe::small().visual, Arch::net);
         let (trunk, params) = Trunk::with_params(&net, seed);
-        return Ok(Network { net, trunk, params, file: None, checksum: None, clips: None });
+        return Ok(Network { net, trunk, params, file: None, checksum: None, clips: None, trained_on: None });
     };
     let option = || format!("--init {}", path.display());
     let described = describe(path).with_context(option)?;
@@ -101,7 +105,8 @@ pub fn network(init: Option<&Path>, arch: Option<&'static Arch>, seed: u64) -> R
         None => report.map_err(anyhow::Error::new),
     }
     .with_context(option)?;
-    Ok(Network { net, trunk, params, file: Some(described.file), checksum, clips })
+    let (file, trained_on) = (Some(described.file), described.trained_on);
+    Ok(Network { net, trunk, params, file, checksum, clips, trained_on })
 }
 
 /// The network of a file that is known by the names in it.
@@ -114,7 +119,7 @@ fn published(source: &Source) -> Result<Net> {
 
 /// Finds the weights in `path` and what describes them.
 fn describe(path: &Path) -> Result<Described> {
-    let plain = |file: PathBuf| Described { net: None, clips: None, at: None, file };
+    let plain = |file: PathBuf| Described { net: None, clips: None, trained_on: None, at: None, file };
     if !path.is_dir() {
         // A checkpoint's weights lie in `checkpoints/step-N` of their run.
         let run = path.ancestors().nth(3).filter(|run| path.ends_with("weights.safetensors") && is_run(run));
@@ -129,6 +134,7 @@ fn describe(path: &Path) -> Result<Described> {
         return Ok(Described {
             clips: clips_in_config(path, &config)?,
             net: Some(config.network),
+            trained_on: None,
             at: None,
             file: model,
         });
@@ -155,6 +161,7 @@ fn is_run(path: &Path) -> bool {
 /// The RGB network of a run: by its `networks.json`, or by its settings, where every field of the recipe is.
 fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
     let settings = Folder::settings(run)?.unwrap_or_default();
+    let trained_on = settings[Folder::PATHS]["--data"].as_str().map(str::to_owned);
     let described = run.join(NETWORKS);
     if described.is_file() {
         let mut networks = read_networks(&described)?;
@@ -164,12 +171,12 @@ fn of_run(run: &Path, file: PathBuf) -> Result<Described> {
             None => clips_in_config(&described, &config)?,
             known => known,
         };
-        return Ok(Described { net: Some(config.network), clips, at: Some(at), file });
+        return Ok(Described { net: Some(config.network), clips, trained_on, at: Some(at), file });
     }
     // MaCLR's recipe calls it `visual`, MCL's `net`.
     let net = ["visual", "net"].into_iter().find_map(|name| field::<Net>(&settings, name));
     let net = net.ok_or_else(|| anyhow!("{}: its settings describe no RGB network: give --arch", run.display()))?;
-    Ok(Described { net: Some(net), clips: clips_in(&settings), at: Some(PREFIXES[0]), file })
+    Ok(Described { net: Some(net), clips: clips_in(&settings), trained_on, at: Some(PREFIXES[0]), file })
 }
 
 /// The field `name` of flat settings, put together from those whose names begin with it.

@@ -2,7 +2,7 @@
 
 use super::checks::{
     Length, check_memory, classes_can_be_tested, dry_run, earlier_epochs, folder_to_be, goes_on, leave_out,
-    outside_of_data, same_are_skipped, several_videos, short,
+    outside_of_data, same_are_skipped, several_videos, short, warn_of_few_steps,
 };
 use super::options::Options;
 use super::output::{say, warn};
@@ -138,9 +138,10 @@ impl<'a> Run<'a> {
             !splits.test.is_empty() || !splits.train.is_labelled(),
             "no video is held out to be tested on, for each class is one recording: give a list of test videos as --test"
         );
-        steps_per_epoch(splits.train.len(), training.batch)?;
+        let steps = steps_per_epoch(splits.train.len(), training.batch)?.saturating_mul(training.epochs);
         training.queue_length(splits.train.len(), job.keys, job.masked)?;
         classes_can_be_tested(&splits, 0..splits.train.len(), 0..splits.test.len())?;
+        warn_of_few_steps(training.epochs, steps);
         let mut settings = settings::of_run(options, job, &splits)?;
         settings[RANKS] = ranks.world.size.into();
         // After the data, so that a folder in use hides nothing that is wrong with them.

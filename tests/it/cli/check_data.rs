@@ -28,15 +28,24 @@ fn usable_videos_pass_the_check_and_nothing_is_written() {
     data(d, 40);
     let before = below(d);
     for more in [&["--frames", "4", "--stride", "2"][..], &["--decode"], &["--preset", "tiny"]] {
-        let Some(out) = check(d, &[&["--data", "train.txt", "--test", "test.txt"][..], more].concat()) else { return };
+        let of = ["--data", "train.txt", "--test", "test.txt", "--batch", "6"];
+        let Some(out) = check(d, &[&of[..], more].concat()) else { return };
         let text = said(&out);
         assert!(out.status.success() && text.contains("usable: 6 for training, 2 for testing"), "{text}");
         assert!(text.contains("classes: 2 (videos for training + testing): a 3+1, b 3+1"), "{text}");
     }
     assert_eq!(below(d), before, "nothing is written");
     // Videos without labels are checked, too.
-    let out = check(d, &["--data", "videos"]).unwrap();
+    let out = check(d, &["--data", "videos", "--batch", "8"]).unwrap();
     assert!(out.status.success() && said(&out).contains("usable: 8 for training"), "{}", said(&out));
+    // Too few for a step of the preset: a run refuses them, and so does the check.
+    let out = check(d, &["--data", "train.txt", "--test", "test.txt", "--preset", "small"]).unwrap();
+    let text = said(&out);
+    assert!(
+        out.status.code() == Some(1) && text.contains("usable: 6 for training, 2 for testing, but a run"),
+        "{text}"
+    );
+    assert!(text.contains("choose a --batch from 2 to 6"), "{text}");
 }
 
 #[test]
@@ -141,7 +150,7 @@ fn a_header_says_less_than_decoding() {
     let frame = d.join("videos/a1/020.png");
     let bytes = fs::read(&frame).unwrap();
     fs::write(&frame, &bytes[..bytes.len() / 2]).unwrap();
-    let args = ["--data", "train.txt", "--test", "test.txt"];
+    let args = ["--data", "train.txt", "--test", "test.txt", "--batch", "5"];
     let Some(quick) = check(d, &args) else { return };
     assert!(quick.status.success() && !said(&quick).contains("unreadable"), "{}", said(&quick));
     let decoded = check(d, &[&args[..], &["--decode"]].concat()).unwrap();

@@ -344,6 +344,40 @@ fn networks_of_files_and_exported_folders_are_found_and_wrong_ones_refused_befor
     assert!(of("b", "--init exported") == of("c", "--seed 5"));
 }
 
+/// Without `--data` the videos are procedural, whatever the network was trained on: that is told, and the folder of one network's
+/// evaluation is not taken for another's.
+#[test]
+fn videos_that_the_network_was_not_trained_on_and_folders_of_other_networks_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path();
+    data(d, 6);
+    for seed in ["1", "2"] {
+        let out = format!("run{seed}");
+        let options = ["--data", "train.txt", "--test", "test.txt", "--batch", "2", "--frames", "2", "--stride", "1"];
+        let more = ["--side", "16", "--w-align", "0", "--seed", seed, "--out", &out];
+        let Some(trained) = started("pretrain_mcl", d, &[&options[..], &more].concat()) else { return };
+        summary(&trained);
+        let told = String::from_utf8_lossy(&trained.stderr).into_owned();
+        assert!(told.contains("--epochs 1 are 3 steps: with so few videos more passes are needed"), "{told}");
+    }
+    let what = "on procedural videos, since no --data is given; the network was trained on train.txt";
+    for (name, sentence) in [("linear_probe", "128 test videos ("), ("retrieve", "R@1 ")] {
+        let out = program(name, d, &format!("--init run1 --clips 1 --out {name}")).unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success() && said.lines().any(|line| line == what), "{said}");
+        assert!(
+            said.lines().any(|line| line.contains(sentence) && line.contains(&format!("({what}); files"))),
+            "{said}"
+        );
+        let out = program(name, d, &format!("--init run2 --clips 1 --out {name}")).unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        let e = format!("error: {name} holds the evaluation of another network (run1): choose another --out");
+        assert!(!out.status.success() && errors.lines().any(|line| line == e), "{errors}");
+    }
+    let out = program("extract_features", d, &format!("{LISTS} --init run1 --out features")).unwrap();
+    assert!(out.status.success() && !String::from_utf8_lossy(&out.stdout).contains("since no --data"), "{out:?}");
+}
+
 #[test]
 fn a_folder_in_use_and_one_of_another_program_are_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -45,13 +45,41 @@ pub fn table(all: &Value) -> String {
     text
 }
 
-/// Balanced accuracy of each method: on the test actors with both intervals and the seeds, and on the folds.
+/// What was run, in words, and the options that these do not say: by the method's name and its options.
+fn label(name: &str, of: &Value) -> [String; 2] {
+    let title = match name {
+        "maclr" => "MaCLR",
+        "mcl" => "MCL",
+        "rgb" => "RGB only",
+        "random" => "random weights",
+        "supervised" => "with labels",
+        other => other,
+    };
+    let (mut preset, mut epochs, mut others) = (String::new(), String::new(), Vec::new());
+    let mut words = of["options"].as_str().unwrap_or_default().split_whitespace().peekable();
+    while let Some(option) = words.next() {
+        let value = words.next_if(|word| !word.starts_with("--")).unwrap_or_default();
+        match option {
+            // The last of an option that is there twice counts.
+            "--preset" => preset = format!(", preset {value}"),
+            "--epochs" => epochs = format!(", {value} epochs"),
+            "--no-flip" => {}
+            "--w-mm" | "--w-vm" | "--w-mv" if name == "rgb" && value == "0" => {}
+            _ => others.push(format!("{option} {value}").trim().to_owned()),
+        }
+    }
+    [format!("{title}{preset}{epochs}"), others.join(" ").replace('&', "&amp;").replace('<', "&lt;")]
+}
+
+/// Balanced accuracy of each method, the best first: on the test actors with both intervals and the seeds, and on the folds.
 pub fn draw(all: &Value) -> String {
-    let methods: Vec<(&String, &Value)> = all["methods"].as_object().into_iter().flatten().collect();
+    let mut methods: Vec<(&String, &Value)> = all["methods"].as_object().into_iter().flatten().collect();
+    let figure = |of: &Value| ["test", "folds"].iter().find_map(|part| of[part]["mean_class"].as_f64());
+    methods.sort_by(|(_, a), (_, b)| figure(b).unwrap_or(-1.0).total_cmp(&figure(a).unwrap_or(-1.0)));
     let has_folds = methods.iter().any(|(_, of)| of["folds"]["mean_class"].is_number());
     // Folds take a second line in the key, and a second one beside each method.
     let (top, step) = if has_folds { (64.0, 56.0) } else { (40.0, 34.0) };
-    let (w, left, right) = (760.0, 110.0, 20.0);
+    let (w, left, right) = (830.0, 200.0, 20.0);
     let h = top + step * methods.len() as f64 + 46.0;
     let x = |v: f64| left + v.clamp(0.0, 1.0) * (w - left - right);
     let mut s = format!(
@@ -78,8 +106,9 @@ pub fn draw(all: &Value) -> String {
     let _ = writeln!(
         s,
         "<circle cx=\"16\" cy=\"20\" r=\"5\" fill=\"{grey}\"/><text x=\"28\" y=\"24\">test actors, mean of the seeds</text>\
-         <path d=\"M250 20H286\" stroke=\"{grey}\" stroke-width=\"2\"/><text x=\"294\" y=\"24\">95 % over actors and tracks</text>\
-         <path d=\"M500 20H536\" stroke=\"{grey}\" stroke-width=\"7\" opacity=\"0.35\"/><text x=\"544\" y=\"24\">95 % over seeds</text>"
+         <path d=\"M246 13V27\" stroke=\"{grey}\"/><text x=\"254\" y=\"24\">one seed</text>\
+         <path d=\"M335 20H371\" stroke=\"{grey}\" stroke-width=\"2\"/><text x=\"379\" y=\"24\">95 % over actors and tracks</text>\
+         <path d=\"M590 20H626\" stroke=\"{grey}\" stroke-width=\"7\" opacity=\"0.35\"/><text x=\"634\" y=\"24\">95 % over seeds</text>"
     );
     if has_folds {
         let _ = writeln!(
@@ -92,12 +121,14 @@ pub fn draw(all: &Value) -> String {
         let y = top + step * (i as f64 + 0.5);
         let [on_test, on_folds] = if has_folds { [y - 9.0, y + 11.0] } else { [y; 2] };
         let colour = COLOURS.iter().find(|(known, _)| known == name).map_or("black", |(_, colour)| colour);
-        let _ = writeln!(
-            s,
-            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>",
-            left - 12.0,
-            y + 4.0
-        );
+        let ([what, more], at) = (label(name, of), left - 12.0);
+        let lift = if more.is_empty() { 4.0 } else { -2.0 };
+        let _ =
+            writeln!(s, "<text x=\"{at}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{what}</text>", y + lift);
+        if !more.is_empty() {
+            let _ =
+                writeln!(s, "<text x=\"{at}\" y=\"{:.1}\" text-anchor=\"end\" font-size=\"9\">{more}</text>", y + 11.0);
+        }
         let mut line = |interval: &Value, y: f64, wide: f64, opacity: f64| {
             if let Some([low, high]) = pair(interval) {
                 let (low, high) = (x(low), x(high));
@@ -152,7 +183,20 @@ mod tests {
             "{text}"
         );
         let svg = draw(&all);
-        assert!(svg.matches("<circle").count() == 2 && svg.contains(">random</text>") && !svg.contains("NaN"), "{svg}");
+        assert!(svg.contains(">one seed</text>"), "{svg}");
+        // The best first, by what was run.
+        let of = |options: &str, mean: f64| json!({"options": options, "test": {"mean_class": mean}});
+        let rows = draw(&json!({"methods": {
+            "maclr": of("--preset long --no-flip --preset small --w-steps 1", 0.6), "supervised": of("--no-flip --epochs 200", 0.8),
+            "rgb": of("--preset small --no-flip --w-mm 0 --w-vm 0 --w-mv 0", 0.1)}}));
+        let places =
+            [">with labels, 200 epochs<", ">MaCLR, preset small<", ">--w-steps 1<", ">RGB only, preset small<"];
+        let places = places.map(|text| rows.find(text).unwrap_or_else(|| panic!("{text}: {rows}")));
+        assert!(places.is_sorted(), "{rows}");
+        assert!(
+            svg.matches("<circle").count() == 2 && svg.contains(">random weights</text>") && !svg.contains("NaN"),
+            "{svg}"
+        );
         assert!(svg.matches("fill=\"white\" stroke").count() == 2, "both have folds");
         let key = "each left out in turn";
         let without = draw(&json!({"methods": {"maclr": {"test": all["methods"]["maclr"]["test"]}}}));

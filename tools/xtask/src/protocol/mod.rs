@@ -39,7 +39,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
         part: part.to_owned(),
         method: method.name.to_owned(),
         recipe: method.recipe(),
-        options: method.options.join(" "),
+        options: method.identity(),
         seeds,
         date: date.clone(),
         commit: commit.clone(),
@@ -96,7 +96,7 @@ pub fn run(root: &Path, options: &Options) -> Result<()> {
     for (i, method) in options.methods.iter().enumerate() {
         let mut about = json!({
             "program": method.program,
-            "options": method.options.join(" "),
+            "options": method.identity(),
             "recipe": method.recipe(),
             "trials_on_folds": record.trials(&set.hash(), method.name),
         });

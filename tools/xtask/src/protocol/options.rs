@@ -33,7 +33,21 @@ impl Method {
     /// What it is known by in the record: everything that its figures depend on but data, place and seed.
     #[must_use]
     pub fn recipe(&self) -> String {
-        short(&format!("{} {} {}", self.name, self.options.join(" "), if self.has_probe() { PENALTIES } else { "" }))
+        short(&format!("{} {} {}", self.name, self.identity(), if self.has_probe() { PENALTIES } else { "" }))
+    }
+
+    /// Its options but `--threads`, which changes no bit of a result.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let (mut kept, mut options) = (Vec::new(), self.options.iter());
+        while let Some(option) = options.next() {
+            match option.as_str() {
+                "--threads" => _ = options.next(),
+                text if text.starts_with("--threads=") => {}
+                text => kept.push(text),
+            }
+        }
+        kept.join(" ")
     }
 
     /// Whether a linear probe is trained on its features; the supervised network classifies by itself.
@@ -165,6 +179,13 @@ mod tests {
         assert!(some.methods[0].options.ends_with(&["--epochs".into(), "9".into()]) && some.folds_only);
         assert_ne!(some.methods[0].recipe(), plain.methods[0].recipe(), "other options are another recipe");
         assert_eq!(some.methods[1].recipe(), plain.methods[3].recipe());
+        // The number of threads is given to the program, and is no part of the recipe.
+        for threads in ["--threads 1", "--threads=1"] {
+            let of = &all(&format!("data|out|--with|maclr={threads} --lr 1")).unwrap().methods[0];
+            let same = &all("data|out|--with|maclr=--lr 1").unwrap().methods[0];
+            assert_eq!((of.recipe(), of.identity()), (same.recipe(), same.options.join(" ")));
+            assert!(of.options.iter().any(|option| option.starts_with("--threads")));
+        }
         for (text, word) in [
             ("data", "DATA and OUT"),
             ("data|--seeds|3", "DATA and OUT"),
