@@ -374,6 +374,14 @@ fn videos_that_the_network_was_not_trained_on_and_folders_of_other_networks_are_
         let e = format!("error: {name} holds the evaluation of another network (run1): choose another --out");
         assert!(!out.status.success() && errors.lines().any(|line| line == e), "{errors}");
     }
+    let similar = "--queries 13 --frames 2 --side 16 --clips 1 --out similar";
+    assert!(program("motion_similarity", d, &format!("{similar} --init run1")).unwrap().status.success());
+    let out = program("motion_similarity", d, &format!("{similar} --init run2")).unwrap();
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(
+        !out.status.success() && errors.contains("similar holds the evaluation of another network (run1)"),
+        "{errors}"
+    );
     let out = program("extract_features", d, &format!("{LISTS} --init run1 --out features")).unwrap();
     assert!(out.status.success() && !String::from_utf8_lossy(&out.stdout).contains("since no --data"), "{out:?}");
 }
