@@ -55,7 +55,7 @@ pub(super) fn saves_products(p: &Conv3d, pass: Operator) -> bool {
 
 /// Operands whose pairs are multiplied, if there are instructions for that.
 #[cfg(target_arch = "x86_64")]
-fn in_pairs<'a>(isa: Isa, [a, b]: [&'a Tensor; 2]) -> Option<[&'a [bf16]; 2]> {
+fn in_pairs(isa: Isa, [a, b]: [&Tensor; 2]) -> Option<[&[bf16]; 2]> {
     if isa.or_less() == Isa::Avx512Bf16 { Some([a.bf16().ok()?, b.bf16().ok()?]) } else { None }
 }
 
