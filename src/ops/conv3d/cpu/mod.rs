@@ -57,13 +57,15 @@ fn kind(pass: Operator, terms: Option<usize>, fewer: bool) -> &'static str {
 }
 
 /// Begins a pass. This counts filters read and results written; engines count how often they read activations.
-fn counted(p: &Conv3d, pass: Operator, terms: Option<usize>, dtype: DType) -> traffic::Pass {
+fn counted(isa: Isa, p: &Conv3d, pass: Operator, terms: Option<usize>, dtype: DType) -> traffic::Pass {
     let size = dtype.size();
     let fewer = dtype == DType::F32 && vector::saves_products(p, pass);
     traffic::pass(kind(pass, terms, fewer), || {
+        // Without products of bf16, filters are widened first.
+        let of_filters = if terms.is_none() && isa.or_less() != Isa::Avx512Bf16 { 4 } else { size };
         let [read, wrote] = match pass {
-            Operator::Fprop => [size * p.w_shape().len(), size * p.y_shape().len()],
-            Operator::Dgrad => [size * p.w_shape().len(), size * p.x_shape().len()],
+            Operator::Fprop => [of_filters * p.w_shape().len(), size * p.y_shape().len()],
+            Operator::Dgrad => [of_filters * p.w_shape().len(), size * p.x_shape().len()],
             Operator::Wgrad => [0, 4 * p.w_shape().len()],
         };
         Work { flops: p.flops(), read, wrote, tasks: 0 }
@@ -98,12 +100,12 @@ fn fprop_as<T: Operand>(
     let mut finish = parts.map_or_else(Finish::none, |parts| Finish::<T>::moments(p, parts));
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Operator::Fprop, [x, w]) {
-        let _pass = counted(p, Operator::Fprop, Some(planes), x.dtype());
+        let _pass = counted(isa, p, Operator::Fprop, Some(planes), x.dtype());
         let lines = prologue.lines(x)?;
         let y = amx::fprop(p, planes, Input::new(x, lines.as_ref()), w, &mut finish)?;
         return Ok((y, finish.taken_moments()?));
     }
-    let _pass = counted(p, Operator::Fprop, None, x.dtype());
+    let _pass = counted(isa, p, Operator::Fprop, None, x.dtype());
     let normed = prologue.apply(x)?;
     let x = normed.as_ref().unwrap_or(x);
     let y = T::try_build(p.y_shape(), |y| vector::fprop(isa, p, [x, w], y, &mut finish))?;
@@ -121,11 +123,11 @@ pub(super) fn dgrad(isa: Isa, p: &Conv3d, operands: [&Tensor; 2]) -> Result<Tens
 fn dgrad_as<T: Operand>(isa: Isa, p: &Conv3d, [dy, w]: [&Tensor; 2], finish: &mut Finish<T>) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
     if let Some(planes) = amx::choice::parts(isa, p, Operator::Dgrad, [dy, w]) {
-        let _pass = counted(p, Operator::Dgrad, Some(planes), dy.dtype());
+        let _pass = counted(isa, p, Operator::Dgrad, Some(planes), dy.dtype());
         finish.count();
         return amx::dgrad(p, planes, dy, w, finish);
     }
-    let _pass = counted(p, Operator::Dgrad, None, dy.dtype());
+    let _pass = counted(isa, p, Operator::Dgrad, None, dy.dtype());
     finish.count();
     T::try_build(p.x_shape(), |dx| vector::dgrad(isa, p, [dy, w], dx, finish))
 }
@@ -178,14 +180,14 @@ fn dgrad_norm_relu_as<T: Operand>(
 pub(super) fn wgrad(isa: Isa, p: &Conv3d, x: &Tensor, prologue: Prologue, dy: &Tensor) -> Result<Tensor> {
     #[cfg(target_arch = "x86_64")]
     if let Some(parts) = amx::choice::parts(isa, p, Operator::Wgrad, [x, dy]) {
-        let _pass = counted(p, Operator::Wgrad, Some(parts), x.dtype());
+        let _pass = counted(isa, p, Operator::Wgrad, Some(parts), x.dtype());
         let interleaves = amx::correlate::applies(p, parts);
         let (normed, lines) = if interleaves { (None, prologue.lines(x)?) } else { (prologue.apply(x)?, None) };
         let [x, dy] = [normed.as_ref().unwrap_or(x), dy].map(|operand| Numbers::of(operand, parts));
         // SAFETY: the instructions are available, and the operands were checked to be of `p`.
         return Tensor::try_build(p.w_shape(), |dw| unsafe { amx::correlate::run(p, x, lines.as_ref(), dy, dw) });
     }
-    let _pass = counted(p, Operator::Wgrad, None, x.dtype());
+    let _pass = counted(isa, p, Operator::Wgrad, None, x.dtype());
     let normed = prologue.apply(x)?;
     let x = normed.as_ref().unwrap_or(x);
     Tensor::try_build(p.w_shape(), |dw| vector::wgrad(isa, p, [x, dy], dw))
