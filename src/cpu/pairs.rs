@@ -17,14 +17,20 @@ const PAYS: f64 = 1.3;
 pub(super) unsafe fn pay() -> bool {
     static PAY: OnceLock<bool> = OnceLock::new();
     // SAFETY: the caller's promise.
-    *PAY.get_or_init(|| unsafe { rate() > PAYS })
+    *PAY.get_or_init(|| pays(unsafe { times() }))
 }
 
-/// Products per second by pairs, relative to those by f32 multiply-adds.
+/// Whether pairs are worth it when as many operations take these times, of f32 multiply-adds and of pairs. An operation on pairs has
+/// two products for each of the other's.
+fn pays([multiply_adds, pairs]: [Duration; 2]) -> bool {
+    2.0 * multiply_adds.as_secs_f64() > PAYS * pairs.as_secs_f64()
+}
+
+/// The least times of as many f32 multiply-adds and operations on pairs.
 ///
 /// # Safety
 /// As [`pay`].
-unsafe fn rate() -> f64 {
+unsafe fn times() -> [Duration; 2] {
     /// Operations per chain: some microseconds.
     const ROUNDS: usize = 512;
     let mut best = [Duration::MAX; 2];
@@ -38,7 +44,7 @@ unsafe fn rate() -> f64 {
             *best = start.elapsed().min(*best);
         }
     }
-    2.0 * best[0].as_secs_f64() / best[1].as_secs_f64()
+    best
 }
 
 /// Independent sums: enough for two units with a latency of six.
@@ -72,12 +78,21 @@ mod tests {
     use crate::cpu::Isa;
 
     #[test]
-    fn the_choice_is_not_close() {
+    fn twice_the_products_pay_and_as_many_do_not() {
+        let of = |multiply_adds, pairs| pays([multiply_adds, pairs].map(Duration::from_micros));
+        assert!(of(10, 10) && of(10, 12), "as many operations, also with a fifth of noise");
+        assert!(!of(10, 20) && !of(12, 20) && !of(10, 40), "half as many operations, and fewer");
+    }
+
+    /// Both chains are executed, and the decision is made once.
+    #[test]
+    fn the_decision_does_not_change() {
         if Isa::Avx512Bf16.detected() {
             // SAFETY: the instructions were detected.
-            let rate = unsafe { rate() };
-            println!("pairs multiply {rate:.2} times as fast as f32");
-            assert!((0.2..0.9 * PAYS).contains(&rate) || (1.1 * PAYS..3.0).contains(&rate), "{rate}");
+            let (times, first) = unsafe { (times(), pay()) };
+            assert!(times.iter().all(|time| !time.is_zero() && *time < Duration::MAX), "{times:?}");
+            // SAFETY: as above.
+            assert!((0..3).all(|_| unsafe { pay() } == first));
         }
     }
 }
